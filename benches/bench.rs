@@ -1,0 +1,3 @@
+//! All benchmarks, in one binary.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! What was typed, checked once and turned into each room's settings.

@@ -1,0 +1,1 @@
+//! Alert states and scaling plans, as pure functions.

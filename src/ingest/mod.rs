@@ -1,0 +1,1 @@
+//! Bytes to samples and events: one small pure decoder per format.

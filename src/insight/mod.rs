@@ -1,0 +1,1 @@
+//! Anomalies, outliers and forecasts over the rows of views.

@@ -1,0 +1,1 @@
+//! Sources, the transactional sink, the embedded broker, topic administration.

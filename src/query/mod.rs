@@ -1,0 +1,1 @@
+//! DataFusion sessions: functions, limits, result formats.

@@ -1,0 +1,1 @@
+//! The composition root: builds, wires, spawns and shuts down.

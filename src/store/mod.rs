@@ -1,0 +1,1 @@
+//! The time-series store: Delta tables with source offsets in the same commit.

@@ -1,0 +1,1 @@
+//! Continuous queries: watermarks, panes, partial and final aggregation.
