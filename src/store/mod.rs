@@ -1,1 +1,201 @@
-//! The time-series store: Delta tables with source offsets in the same commit.
+//! The time-series store: Delta tables on a local folder or any object store, with the rows not yet committed in front.
+//!
+//! Rows and the position they came from travel in one Delta commit, under a compare-and-set on that position, so a
+//! restart finds exactly what it needs to read again. Never reads Kafka, never plans a query.
+
+pub mod columns;
+mod file;
+mod location;
+mod scan;
+mod table;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use arrow::error::ArrowError;
+use datafusion::catalog::TableProvider;
+use datafusion::error::DataFusionError;
+use deltalake::DeltaTableError;
+use url::Url;
+
+use location::Location;
+use table::Table;
+pub use table::{Committed, TableSpec};
+
+/// Where the store is and how it behaves.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// A folder, or the URL of an object store (`s3://bucket/path`, `az://…`, `gs://…`).
+    pub url: String,
+    /// Options of the object store, by the names the `object_store` crate gives them.
+    pub options: HashMap<String, String>,
+    /// How long rows wait for their commit.
+    pub commit_interval: Duration,
+    /// Bytes of rows held before the source is made to wait.
+    pub head_bytes_max: usize,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("store.url {url:?} is not a folder or an object-store URL: {reason}")]
+    Url { url: String, reason: String },
+    #[error("failed to {action} {path} (hint: it must be a folder this user may write)")]
+    Folder { action: &'static str, path: String, source: std::io::Error },
+    #[error("{path} belongs to another running writer (hint: stop it, or give this one a folder of its own)")]
+    Locked { path: String },
+    #[error("{path} holds no store (hint: point --data at the folder a service wrote to)")]
+    Absent { path: String },
+    #[error("failed to open table {table}")]
+    Open { table: String, source: DeltaTableError },
+    #[error("table {table} has columns {found}, expected {expected} (hint: use another store.url, or rename the view)")]
+    Schema { table: String, found: String, expected: String },
+    #[error("failed to write a file of table {table}")]
+    Write { table: String, source: object_store::Error },
+    #[error("failed to encode rows of table {table}")]
+    Encode { table: String, source: ArrowError },
+    #[error("failed to encode a file of table {table}")]
+    Parquet { table: String, source: parquet::errors::ParquetError },
+    #[error("failed to commit to table {table}")]
+    Commit { table: String, source: DeltaTableError },
+    #[error("table {table} moved to {found:?} under {app}, expected {expected:?}: another writer has taken over")]
+    Fenced { table: String, app: String, expected: Option<i64>, found: Option<i64> },
+    #[error("failed to read table {table}")]
+    Read { table: String, source: DataFusionError },
+    #[error("no table is called {table}")]
+    Unknown { table: String },
+    #[error("a task of the store stopped before its work was done")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+impl StoreError {
+    /// Whether trying the same again later may succeed.
+    pub fn retriable(&self) -> bool {
+        matches!(self, StoreError::Write { .. } | StoreError::Commit { .. } | StoreError::Open { .. })
+    }
+}
+
+/// What one call of [`Store::commit`] did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CommitStats {
+    pub tables: usize,
+    pub rows: usize,
+    pub bytes: usize,
+}
+
+/// All tables of one store, opened for writing by at most one process.
+#[derive(Debug)]
+pub struct Store {
+    location: Location,
+    tables: BTreeMap<String, Arc<Table>>,
+    /// Held shared while rows are sealed or a commit is shown, exclusively while a set of tables is pinned: a reader
+    /// sees all tables at one moment.
+    pinning: RwLock<()>,
+    /// One commit at a time, in the order of [`Store::order`].
+    committing: tokio::sync::Mutex<()>,
+}
+
+impl Store {
+    /// Opens the store for writing, making what is missing of the folder and the tables.
+    ///
+    /// The order of `specs` is the order of commits: a table whose rows another table's rows refer to comes first.
+    pub async fn open(settings: &Settings, specs: Vec<TableSpec>) -> Result<Store, StoreError> {
+        let location = Location::parse(settings)?;
+        let location = tokio::task::spawn_blocking(move || location.lock()).await??;
+        let mut tables = BTreeMap::new();
+        for (rank, spec) in specs.into_iter().enumerate() {
+            let name = spec.name.clone();
+            tables.insert(name, Arc::new(Table::open(&location, spec, rank).await?));
+        }
+        Ok(Store { location, tables, pinning: RwLock::default(), committing: tokio::sync::Mutex::default() })
+    }
+
+    /// Opens what a store holds for reading alone: every table found under its URL, without taking its lock.
+    pub async fn read(settings: &Settings) -> Result<Vec<(String, Arc<dyn TableProvider>)>, StoreError> {
+        let location = Location::parse(settings)?;
+        let mut found = Vec::new();
+        for name in location.tables().await? {
+            found.push((name.clone(), table::provider_at(&location, &name).await?));
+        }
+        if found.is_empty() {
+            return Err(StoreError::Absent { path: location.to_string() });
+        }
+        Ok(found)
+    }
+
+    /// Returns the URL of the store, for people to read.
+    pub fn url(&self) -> &Url {
+        &self.location.url
+    }
+
+    pub fn spec(&self, table: &str) -> Result<&TableSpec, StoreError> {
+        Ok(self.table(table)?.spec())
+    }
+
+    /// Takes in rows of a table together with how far their sources were read: of each app, the next position that
+    /// these rows and all before them do not cover. Rows are visible to queries at once, and durable, with the
+    /// positions, after the next commit.
+    pub fn append(&self, table: &str, batch: Option<RecordBatch>, positions: &[(&str, i64)]) -> Result<(), StoreError> {
+        self.table(table)?.append(batch, positions)
+    }
+
+    /// Returns the position of `app` in the newest commit of a table.
+    pub async fn position(&self, table: &str, app: &str) -> Result<Option<i64>, StoreError> {
+        self.table(table)?.position(app).await
+    }
+
+    /// Returns the bytes of rows that wait for a commit.
+    pub fn head_bytes(&self) -> usize {
+        self.tables.values().map(|table| table.head_bytes()).sum()
+    }
+
+    /// Returns the number of rows that wait for a commit.
+    pub fn head_rows(&self) -> usize {
+        self.tables.values().map(|table| table.head_rows()).sum()
+    }
+
+    /// Commits all rows and positions of this moment, table after table in the order they were given to
+    /// [`Store::open`].
+    ///
+    /// # Errors
+    /// Where a commit fails its rows stay in the head, still visible, and go with the next call. A writer that lost its
+    /// place to another gets [`StoreError::Fenced`], which no retry mends.
+    pub async fn commit(&self) -> Result<CommitStats, StoreError> {
+        let _turn = self.committing.lock().await;
+        let mut order: Vec<&Arc<Table>> = self.tables.values().collect();
+        order.sort_by_key(|table| table.rank());
+        {
+            // One moment for all tables: rows and positions sealed here belong together.
+            let _sealing = self.pinning.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+            order.iter().for_each(|table| table.seal());
+        }
+        let mut stats = CommitStats::default();
+        for table in order {
+            if let Some(done) = table.commit_sealed(&self.pinning).await? {
+                stats.tables += 1;
+                stats.rows += done.rows;
+                stats.bytes += done.bytes;
+            }
+        }
+        Ok(stats)
+    }
+
+    /// Writes checkpoints of tables whose log has grown, so that opening them stays quick.
+    pub async fn maintain(&self) -> Result<(), StoreError> {
+        for table in self.tables.values() {
+            table.checkpoint_if_due().await?;
+        }
+        Ok(())
+    }
+
+    /// Returns every table as of one moment: the newest commit with the rows in front of it, none missed, none twice.
+    pub fn pin(&self) -> Vec<(String, Arc<dyn TableProvider>)> {
+        let _moment = self.pinning.read().unwrap_or_else(|poisoned| poisoned.into_inner());
+        self.tables.iter().map(|(name, table)| (name.clone(), table.pin())).collect()
+    }
+
+    fn table(&self, name: &str) -> Result<&Arc<Table>, StoreError> {
+        self.tables.get(name).ok_or_else(|| StoreError::Unknown { table: name.to_owned() })
+    }
+}

@@ -1,0 +1,313 @@
+//! The columns of every table of our own, and how the model's nouns become rows of them.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, BinaryBuilder, Float64Array, Float64Builder, Int32Builder, Int64Array, Int64Builder, MapBuilder,
+    MapFieldNames, RecordBatch, StringBuilder, TimestampMicrosecondArray, TimestampMicrosecondBuilder,
+};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::error::ArrowError;
+use arrow::json::ReaderBuilder;
+use serde::Serialize;
+
+use super::table::TableSpec;
+use crate::model::batch::Samples;
+use crate::model::event::Event;
+use crate::model::reject::Rejected;
+use crate::model::series::{Interner, Series};
+use crate::model::time::EventTime;
+
+/// Every timestamp: microseconds, UTC, as Delta has them.
+pub fn timestamp() -> DataType {
+    DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
+}
+
+/// Maps of text to text, with the inner names Delta's kernel reads them back under.
+pub fn text_map() -> DataType {
+    let entry = vec![Field::new("key", DataType::Utf8, false), Field::new("value", DataType::Utf8, true)];
+    DataType::Map(Arc::new(Field::new("key_value", DataType::Struct(entry.into()), false)), false)
+}
+
+fn spec(name: &str, day_of: Option<&'static str>, sort_by: &[&str], columns: Vec<Field>) -> TableSpec {
+    let sort_by = sort_by.iter().map(|&column| column.to_owned()).collect();
+    TableSpec { name: name.to_owned(), schema: Arc::new(Schema::new(columns)), day_of, sort_by }
+}
+
+fn need(name: &str, of: DataType) -> Field {
+    Field::new(name, of, false)
+}
+
+fn may(name: &str, of: DataType) -> Field {
+    Field::new(name, of, true)
+}
+
+fn text(name: &str) -> Field {
+    need(name, DataType::Utf8)
+}
+
+/// The tables that records go to, in the order their commits must follow: labels before the samples that use them, and
+/// refusals before the positions that pass over them.
+pub fn record_tables() -> Vec<TableSpec> {
+    use DataType::{Binary, Float64, Int32, Int64, Utf8};
+    vec![
+        spec(
+            "series",
+            None,
+            &["series_id"],
+            vec![
+                need("series_id", Int64),
+                text("name"),
+                need("labels", text_map()),
+                text("kind"),
+                text("unit"),
+                need("first_seen", timestamp()),
+            ],
+        ),
+        spec(
+            "rejected",
+            None,
+            &["ts"],
+            vec![
+                need("ts", timestamp()),
+                text("topic"),
+                need("partition", Int32),
+                need("offset", Int64),
+                text("reason"),
+                text("message"),
+                may("key", Binary),
+                may("value", Binary),
+                need("headers", text_map()),
+            ],
+        ),
+        spec(
+            "samples",
+            Some("ts"),
+            &["series_id", "ts"],
+            vec![need("series_id", Int64), need("ts", timestamp()), need("value", Float64)],
+        ),
+        spec(
+            "events",
+            Some("ts"),
+            &["ts"],
+            vec![
+                need("ts", timestamp()),
+                text("id"),
+                text("source"),
+                text("type"),
+                text("subject"),
+                may("outcome", Utf8),
+                may("duration_ms", Float64),
+                may("severity", Utf8),
+                need("attributes", text_map()),
+                may("data", Utf8),
+            ],
+        ),
+    ]
+}
+
+/// The tables of what the loop finds, says and remembers.
+pub fn loop_tables() -> Vec<TableSpec> {
+    use DataType::{Float64, Int64, Utf8};
+    let track = || vec![text("view"), text("column"), need("key", text_map())];
+    let evidence = vec![
+        may("load", Float64),
+        may("load_at", timestamp()),
+        may("forecast_upper", Float64),
+        may("forecast_issued_at", timestamp()),
+        may("capacity_per_replica", Float64),
+        may("previous_replicas", Int64),
+    ];
+    let anomaly = [vec![text("id"), need("at", timestamp())], track()].concat();
+    let forecast = [vec![text("id"), need("issued_at", timestamp()), need("target_time", timestamp())], track()].concat();
+    let numbers = |names: &[&str]| names.iter().map(|name| may(name, Float64)).collect::<Vec<_>>();
+    vec![
+        spec(
+            "late",
+            None,
+            &["ts"],
+            vec![
+                text("view"),
+                need("ts", timestamp()),
+                need("closed_through", timestamp()),
+                may("series_id", Int64),
+                may("value", Float64),
+                may("event_id", Utf8),
+            ],
+        ),
+        spec(
+            "anomalies",
+            None,
+            &["at"],
+            [anomaly, vec![text("method")], numbers(&["value", "expected", "score"])].concat(),
+        ),
+        spec(
+            "forecasts",
+            None,
+            &["issued_at"],
+            [forecast, numbers(&["yhat", "yhat_lower", "yhat_upper", "level"]), vec![text("model")]].concat(),
+        ),
+        spec(
+            "alerts",
+            None,
+            &["at"],
+            vec![
+                text("id"),
+                text("rule"),
+                text("rule_version"),
+                text("fingerprint"),
+                text("severity"),
+                text("state"),
+                need("at", timestamp()),
+                need("active_since", timestamp()),
+                need("labels", text_map()),
+                need("annotations", text_map()),
+                may("value", Float64),
+            ],
+        ),
+        spec(
+            "decisions",
+            None,
+            &["at"],
+            vec![
+                text("id"),
+                text("target"),
+                need("epoch", Int64),
+                need("at", timestamp()),
+                may("desired_replicas", Int64),
+                may("abstention", Utf8),
+                text("reason"),
+                need("confidence", Float64),
+                may("cost_per_hour", Float64),
+                need("evidence", DataType::Struct(evidence.into())),
+            ],
+        ),
+        spec("state", None, &[], vec![need("watermark", timestamp()), text("settings"), text("body")]),
+    ]
+}
+
+/// Turns samples into rows of `samples`.
+pub fn samples(batch: &Samples, interner: &Interner, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+    let all = interner.all();
+    let ids = batch.series.iter().map(|&at| all.get(at as usize).map_or(0, |series| series.id.0));
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(Int64Array::from_iter_values(ids)),
+        Arc::new(TimestampMicrosecondArray::from(batch.ts.clone()).with_timezone("UTC")),
+        Arc::new(Float64Array::from(batch.value.clone())),
+    ];
+    RecordBatch::try_new(schema.clone(), columns)
+}
+
+/// Turns series first seen at some moment into rows of `series`.
+pub fn series(new: &[Arc<Series>], first_seen: EventTime, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+    let (mut names, mut kinds, mut units) = (StringBuilder::new(), StringBuilder::new(), StringBuilder::new());
+    let mut labels = map_builder();
+    for one in new {
+        names.append_value(&one.name);
+        kinds.append_value(one.kind.as_str());
+        units.append_value(&one.unit);
+        append_map(&mut labels, one.labels.iter().map(|(name, value)| (&**name, &**value)))?;
+    }
+    let seen = vec![first_seen.as_micros(); new.len()];
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(Int64Array::from_iter_values(new.iter().map(|one| one.id.0))),
+        Arc::new(names.finish()),
+        Arc::new(labels.finish()),
+        Arc::new(kinds.finish()),
+        Arc::new(units.finish()),
+        Arc::new(TimestampMicrosecondArray::from(seen).with_timezone("UTC")),
+    ];
+    RecordBatch::try_new(schema.clone(), columns)
+}
+
+/// Turns events into rows of `events`.
+pub fn events(rows: &[Event], schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+    let mut words: [StringBuilder; 7] = Default::default();
+    let mut duration = Float64Builder::new();
+    let mut attributes = map_builder();
+    let ts: Vec<i64> = rows.iter().map(|event| event.ts.as_micros()).collect();
+    for event in rows {
+        let [id, source, kind, subject, outcome, severity, data] = &mut words;
+        id.append_value(&event.id);
+        source.append_value(&event.source);
+        kind.append_value(&event.kind);
+        subject.append_value(&event.subject);
+        outcome.append_option(event.outcome.as_deref());
+        severity.append_option(event.severity.as_deref());
+        data.append_option(event.data.as_deref());
+        duration.append_option(event.duration_ms);
+        append_map(&mut attributes, event.attributes.iter().map(|(name, value)| (name.as_str(), value.as_str())))?;
+    }
+    let [id, source, kind, subject, outcome, severity, data] = words.map(|mut b| Arc::new(b.finish()) as ArrayRef);
+    let ts = Arc::new(TimestampMicrosecondArray::from(ts).with_timezone("UTC"));
+    let duration = Arc::new(duration.finish());
+    let attributes = Arc::new(attributes.finish());
+    let columns = vec![ts as ArrayRef, id, source, kind, subject, outcome, duration, severity, attributes, data];
+    RecordBatch::try_new(schema.clone(), columns)
+}
+
+/// Turns refusals into rows of `rejected`.
+pub fn rejected(rows: &[Rejected], schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+    let mut ts = TimestampMicrosecondBuilder::new().with_timezone("UTC");
+    let (mut partition, mut offset) = (Int32Builder::new(), Int64Builder::new());
+    let mut words: [StringBuilder; 3] = Default::default();
+    let (mut key, mut value) = (BinaryBuilder::new(), BinaryBuilder::new());
+    let mut headers = map_builder();
+    for row in rows {
+        let [topic, reason, message] = &mut words;
+        ts.append_value(row.at.as_micros());
+        topic.append_value(&row.from.topic);
+        partition.append_value(row.from.partition);
+        offset.append_value(row.from.offset);
+        reason.append_value(row.why.reason.as_str());
+        message.append_value(&row.why.message);
+        key.append_option(row.key.as_deref());
+        value.append_option(row.value.as_deref());
+        let readable: Vec<(&str, String)> = row
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), String::from_utf8_lossy(value.as_deref().unwrap_or_default()).into()))
+            .collect();
+        append_map(&mut headers, readable.iter().map(|(name, value)| (*name, value.as_str())))?;
+    }
+    let [topic, reason, message] = words.map(|mut b| Arc::new(b.finish()) as ArrayRef);
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(ts.finish()),
+        topic,
+        Arc::new(partition.finish()),
+        Arc::new(offset.finish()),
+        reason,
+        message,
+        Arc::new(key.finish()),
+        Arc::new(value.finish()),
+        Arc::new(headers.finish()),
+    ];
+    RecordBatch::try_new(schema.clone(), columns)
+}
+
+/// Turns any records whose fields are named like the columns into rows. For the small tables of the loop: it goes
+/// through the same serialisation as the topics, so table and topic cannot drift apart.
+pub fn records<T: Serialize>(rows: &[T], schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+    let mut decoder = ReaderBuilder::new(schema.clone()).with_batch_size(rows.len().max(1)).build_decoder()?;
+    decoder.serialize(rows)?;
+    Ok(decoder.flush()?.unwrap_or_else(|| RecordBatch::new_empty(schema.clone())))
+}
+
+type TextMapBuilder = MapBuilder<StringBuilder, StringBuilder>;
+
+fn map_builder() -> TextMapBuilder {
+    let names =
+        MapFieldNames { entry: "key_value".to_owned(), key: "key".to_owned(), value: "value".to_owned() };
+    MapBuilder::new(Some(names), StringBuilder::new(), StringBuilder::new())
+}
+
+fn append_map<'a>(
+    builder: &mut TextMapBuilder,
+    pairs: impl Iterator<Item = (&'a str, &'a str)>,
+) -> Result<(), ArrowError> {
+    for (name, value) in pairs {
+        builder.keys().append_value(name);
+        builder.values().append_value(value);
+    }
+    builder.append(true)
+}
