@@ -1,0 +1,452 @@
+//! The thread of the source: polls librdkafka, carries out rebalances, and hands over what it reads. Everything that
+//! blocks keeps polling meanwhile, so that no wait for the receiver or a broker costs the place in the group.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError};
+use std::time::{Duration, Instant};
+
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::{Consumer, RebalanceProtocol};
+use rdkafka::error::{KafkaError as Rd, RDKafkaErrorCode as Code};
+use rdkafka::message::Message as _;
+use rdkafka::topic_partition_list::Offset;
+use tracing::{debug, info, warn};
+
+use super::batch::{Batch, Received};
+use super::context::Rebalance;
+use super::error::{KafkaError, hint, is_denial};
+use super::lookup;
+use super::settings::Settings;
+use super::source::{Assigned, BEGINNING, Member, Partition, Reply, SourceEvent};
+
+/// The longest wait for a message: bounds how late a rebalance or a stop is seen.
+const IDLE: Duration = Duration::from_millis(100);
+/// The wait between two tries at a full channel.
+const FULL: Duration = Duration::from_millis(10);
+/// The wait between two tries of a question to the broker, and between two probes of a broker that is down.
+const RETRY: Duration = Duration::from_secs(1);
+/// How long a probe of a broker may take.
+const PROBE: Duration = Duration::from_millis(200);
+/// Events served between two batches; a backlog is worked off over several.
+const EVENTS_PER_BATCH: usize = 8;
+/// Distinct failures told before the oldest memory of them is given up.
+const TOLD_MAX: usize = 256;
+
+/// The state of the thread.
+pub(super) struct Reader {
+    member: Arc<Member>,
+    events: SyncSender<SourceEvent>,
+    stop: Arc<AtomicBool>,
+    batch_messages_max: usize,
+    batch_linger: Duration,
+    /// A topic to ask for when probing.
+    probe_topic: String,
+    /// Every topic ever assigned; an index into it is good forever.
+    topics: Arc<[Arc<str>]>,
+    /// Topic objects of librdkafka with their place in `topics`, since the last rebalance.
+    topic_keys: Vec<(usize, usize)>,
+    /// Per topic and partition the lowest offset to hand over; `None` where not assigned.
+    next: Vec<Vec<Option<i64>>>,
+    assigned: usize,
+    received: Vec<Received>,
+    /// When to probe next, while no broker answers.
+    down: Option<Instant>,
+    /// Why a broker could not be reached, last we heard.
+    last_transport_error: Option<String>,
+    told: HashSet<String>,
+}
+
+/// The source was stopped, or its receiver is gone.
+struct Stopped;
+
+type Going = Result<(), Stopped>;
+
+impl Reader {
+    pub(super) fn new(
+        settings: &Settings,
+        member: Arc<Member>,
+        events: SyncSender<SourceEvent>,
+        stop: Arc<AtomicBool>,
+    ) -> Self {
+        Reader {
+            member,
+            events,
+            stop,
+            batch_messages_max: settings.batch_messages_max,
+            batch_linger: settings.batch_linger,
+            probe_topic: settings.topics.first().cloned().unwrap_or_default(),
+            topics: Arc::from([]),
+            topic_keys: Vec::new(),
+            next: Vec::new(),
+            assigned: 0,
+            received: Vec::new(),
+            down: None,
+            last_transport_error: None,
+            told: HashSet::new(),
+        }
+    }
+
+    /// Reads until stopped, then leaves the group.
+    pub(super) fn run(mut self) {
+        while self.step().is_ok() {}
+        self.member.close();
+        debug!("kafka source ended");
+    }
+
+    fn step(&mut self) -> Going {
+        for _ in 0..EVENTS_PER_BATCH {
+            self.poll(Duration::ZERO)?;
+        }
+        while let Some(rebalance) = self.member.context().next_rebalance() {
+            match rebalance {
+                Rebalance::Assign(partitions) => self.assign(partitions)?,
+                Rebalance::Revoke(partitions) => self.revoke(partitions)?,
+            }
+        }
+        self.tell_errors()?;
+        self.probe()?;
+        match self.assigned {
+            0 => self.poll(IDLE),
+            _ => self.read(),
+        }
+    }
+
+    /// Serves one event of the consumer's own queue. Doing so often enough is what keeps the place in the group.
+    fn poll(&mut self, wait: Duration) -> Going {
+        if self.stop.load(Ordering::SeqCst) {
+            return Err(Stopped);
+        }
+        // Errors come by the context as well, with their reasons.
+        let stray = match self.member.consumer.poll(wait) {
+            Some(Ok(message)) => Some((message.topic().to_string(), message.partition(), message.offset())),
+            Some(Err(_)) | None => None,
+        };
+        // Partitions are forwarded before they start, so this cannot be; if it is, a record must not vanish quietly.
+        if let Some((topic, partition, offset)) = stray {
+            let reason = "the message came past the batch queue".to_string();
+            self.fail(KafkaError::Fetch { topic, partition, offset, reason })?;
+        }
+        Ok(())
+    }
+
+    /// Takes a batch and hands it over, then what else the queue held.
+    fn read(&mut self) -> Going {
+        let mut received = std::mem::take(&mut self.received);
+        self.member.queue.take(&mut received, self.batch_messages_max, IDLE, self.batch_linger);
+        if received.is_empty() {
+            self.received = received;
+            return Ok(());
+        }
+        let mut batch = Batch::new(self.member.clone(), self.topics.clone(), received.len());
+        let mut notices = Vec::new();
+        for message in received.drain(..) {
+            if message.code() != Code::NoError {
+                notices.push(message);
+            } else if let Some(topic) = self.topic_index(&message)
+                && self.advance(topic, message.partition(), message.offset())
+            {
+                batch.push(message, topic);
+            }
+        }
+        self.received = received;
+        if !batch.is_empty() {
+            self.send(SourceEvent::Batch(batch))?;
+        }
+        notices.into_iter().try_for_each(|notice| self.tell_notice(&notice))
+    }
+
+    /// Tells whether a message is to be handed over, and moves the position past it.
+    fn advance(&mut self, topic: usize, partition: i32, offset: i64) -> bool {
+        let slot = self.next.get_mut(topic).zip(usize::try_from(partition).ok());
+        match slot.and_then(|(partitions, partition)| partitions.get_mut(partition)) {
+            Some(Some(next)) if offset >= *next => {
+                *next = offset + 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn topic_index(&mut self, message: &Received) -> Option<usize> {
+        let key = message.topic_key();
+        if let Some((_, index)) = self.topic_keys.iter().find(|(known, _)| *known == key) {
+            return Some(*index);
+        }
+        let name = message.topic_name();
+        let index = self.topics.iter().position(|topic| **topic == *name)?;
+        self.topic_keys.push((key, index));
+        Some(index)
+    }
+
+    fn assign(&mut self, partitions: Vec<(String, i32)>) -> Going {
+        let partitions = self.intern(partitions);
+        let mut list = TopicPartitionList::with_capacity(partitions.len());
+        // An empty list is an answer too: the group waits for the call.
+        if !partitions.is_empty() {
+            let client = self.member.consumer.client().native_ptr();
+            for partition in &partitions {
+                self.member.queue.forward(client, &partition.topic, partition.partition);
+            }
+            let assigned = self.look_up(&partitions)?;
+            let (start, answer) = Reply::new();
+            self.send(SourceEvent::Assigned { partitions: assigned, start })?;
+            let Some(starts) = self.wait(answer, "Assigned")? else { return Ok(()) };
+            if let Err(error) = check_starts(&partitions, &starts) {
+                return self.fail(error);
+            }
+            for (partition, start) in partitions.iter().zip(starts) {
+                self.set_next(partition, Some(start.max(0)));
+                self.member.started(partition.clone(), start);
+                let offset = if start == BEGINNING { Offset::Beginning } else { Offset::Offset(start) };
+                // The offset goes with the assignment: a seek after it would race with the first fetch.
+                if let Err(error) = list.add_partition_offset(&partition.topic, partition.partition, offset) {
+                    warn!(%partition, %error, "failed to set a start offset");
+                }
+            }
+        }
+        if let Err(source) = self.member.consumer.incremental_assign(&list) {
+            return self.assign_failed(partitions, source);
+        }
+        info!(added = partitions.len(), assigned = self.assigned, "kafka partitions assigned");
+        Ok(())
+    }
+
+    /// The group moved on while we asked: the next rebalance mends it, once the receiver has let go again.
+    fn assign_failed(&mut self, partitions: Vec<Partition>, error: Rd) -> Going {
+        warn!(%error, "the group took an assignment back before it began");
+        for partition in &partitions {
+            self.set_next(partition, None);
+            self.member.ended(partition);
+        }
+        if partitions.is_empty() {
+            return Ok(());
+        }
+        let (done, answer) = Reply::new();
+        self.send(SourceEvent::Revoked { partitions, done })?;
+        self.wait(answer, "Revoked").map(|_| ())
+    }
+
+    fn revoke(&mut self, partitions: Vec<(String, i32)>) -> Going {
+        let partitions = self.intern(partitions);
+        let held: Vec<Partition> = partitions.iter().filter(|p| self.is_assigned(p)).cloned().collect();
+        if !held.is_empty() {
+            if self.member.consumer.assignment_lost() {
+                warn!(partitions = held.len(), "kafka partitions lost: the group went on without us");
+            }
+            let (done, answer) = Reply::new();
+            self.send(SourceEvent::Revoked { partitions: held.clone(), done })?;
+            self.wait(answer, "Revoked")?;
+        }
+        let mut list = TopicPartitionList::with_capacity(partitions.len());
+        for partition in &partitions {
+            self.set_next(partition, None);
+            self.member.ended(partition);
+            list.add_partition(&partition.topic, partition.partition);
+        }
+        let consumer = &self.member.consumer;
+        let unassigned = match consumer.rebalance_protocol() {
+            RebalanceProtocol::Cooperative => consumer.incremental_unassign(&list),
+            RebalanceProtocol::Eager | RebalanceProtocol::None => consumer.unassign(),
+        };
+        if let Err(error) = unassigned {
+            warn!(%error, "failed to give up kafka partitions");
+        }
+        info!(removed = held.len(), assigned = self.assigned, "kafka partitions revoked");
+        Ok(())
+    }
+
+    /// Asks the broker about new partitions until it answers.
+    fn look_up(&mut self, partitions: &[Partition]) -> Result<Vec<Assigned>, Stopped> {
+        loop {
+            match lookup::assigned(&self.member.consumer, partitions) {
+                Ok(assigned) => return Ok(assigned),
+                Err(error) => {
+                    warn!(error = &error as &dyn std::error::Error, "retrying to look up the assigned kafka partitions")
+                }
+            }
+            let until = Instant::now() + RETRY;
+            while Instant::now() < until {
+                self.poll(FULL)?;
+                self.tell_errors()?;
+                self.probe()?;
+            }
+        }
+    }
+
+    /// Waits for the receiver's answer. `None`, told as a failure, where it dropped the question.
+    fn wait<T>(&mut self, answer: Receiver<T>, event: &'static str) -> Result<Option<T>, Stopped> {
+        loop {
+            match answer.recv_timeout(FULL) {
+                Ok(answer) => return Ok(Some(answer)),
+                Err(RecvTimeoutError::Timeout) => self.poll(Duration::ZERO)?,
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.fail(KafkaError::Unanswered { event })?;
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    /// Hands an event over, waiting while the channel is full.
+    ///
+    /// Partitions are not paused meanwhile: polling keeps the group satisfied, the prefetch limit keeps the memory, and
+    /// a pause would throw away what is prefetched.
+    fn send(&mut self, mut event: SourceEvent) -> Going {
+        loop {
+            event = match self.events.try_send(event) {
+                Ok(()) => return Ok(()),
+                Err(TrySendError::Full(event)) => event,
+                Err(TrySendError::Disconnected(_)) => return Err(Stopped),
+            };
+            self.poll(FULL)?;
+        }
+    }
+
+    /// Tells a failure, once: librdkafka repeats some at every retry.
+    fn fail(&mut self, error: KafkaError) -> Going {
+        if self.told.len() >= TOLD_MAX {
+            self.told.clear();
+        }
+        match self.told.insert(error.to_string()) {
+            true => self.send(SourceEvent::Failed(error)),
+            false => Ok(()),
+        }
+    }
+
+    /// Tells what came in the place of a message.
+    fn tell_notice(&mut self, notice: &Received) -> Going {
+        let (topic, partition, offset) = (notice.topic_name(), notice.partition(), notice.offset());
+        let reason = notice.reason();
+        match notice.code() {
+            Code::PartitionEOF => {
+                let Some(index) = self.topic_index(notice) else { return Ok(()) };
+                let Some(topic) = self.topics.get(index).cloned() else { return Ok(()) };
+                self.send(SourceEvent::Eof(Partition { topic, partition }))
+            }
+            Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::LogTruncation if offset >= 0 => {
+                let error = match self.member.consumer.fetch_watermarks(&topic, partition, RETRY) {
+                    Ok((low, high)) => KafkaError::OutOfRange { topic, partition, position: offset, low, high },
+                    Err(_) => KafkaError::Fetch { topic, partition, offset, reason },
+                };
+                self.fail(error)
+            }
+            Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition | Code::UnknownTopicId => {
+                self.tell_missing(format!("{topic}[{partition}]: {reason}"))
+            }
+            code if is_denial(code) => self.fail(KafkaError::Denied { reason, hint: hint(code) }),
+            Code::AutoOffsetReset | Code::BadMessage | Code::BadCompression | Code::MessageSizeTooLarge => {
+                self.fail(KafkaError::Fetch { topic, partition, offset, reason })
+            }
+            code => {
+                warn!(topic, partition, offset, %code, reason, "kafka fetch failed, librdkafka retries");
+                Ok(())
+            }
+        }
+    }
+
+    /// Tells what librdkafka reported about the client as a whole.
+    fn tell_errors(&mut self) -> Going {
+        for (code, reason) in self.member.context().observer.take_errors() {
+            match code {
+                Code::AllBrokersDown if self.down.is_none() => {
+                    self.down = Some(Instant::now() + RETRY);
+                    let message = self.last_transport_error.take().unwrap_or(reason);
+                    warn!(message, "all kafka brokers are down");
+                    self.send(SourceEvent::Down { message })?;
+                }
+                Code::AllBrokersDown => {}
+                Code::BrokerTransportFailure | Code::Resolve | Code::SSL | Code::OperationTimedOut => {
+                    self.last_transport_error = Some(reason);
+                }
+                Code::Fatal => {
+                    let reason = self.member.consumer.client().fatal_error().map_or(reason, |(_, reason)| reason);
+                    self.fail(KafkaError::Fatal { role: "consumer", reason })?;
+                }
+                Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::InvalidTopic => {
+                    self.tell_missing(reason)?;
+                }
+                Code::PollExceeded => warn!(reason, "the kafka group took us for dead, joining again"),
+                code if is_denial(code) => {
+                    self.fail(KafkaError::Denied { reason, hint: hint(code) })?;
+                }
+                code => debug!(%code, reason, "librdkafka reported an error it handles itself"),
+            }
+        }
+        Ok(())
+    }
+
+    fn tell_missing(&mut self, message: String) -> Going {
+        warn!(message, "a kafka topic is missing");
+        self.send(SourceEvent::Missing { message })
+    }
+
+    /// While no broker answers: tries again now and then, as librdkafka says nothing when one is back.
+    fn probe(&mut self) -> Going {
+        if self.down.is_none_or(|at| at > Instant::now()) {
+            return Ok(());
+        }
+        if self.member.consumer.fetch_metadata(Some(&self.probe_topic), PROBE).is_err() {
+            self.down = Some(Instant::now() + RETRY);
+            return Ok(());
+        }
+        self.down = None;
+        info!("a kafka broker is up again");
+        self.send(SourceEvent::Up)
+    }
+
+    /// Gives partitions our own topic names, learning new ones.
+    fn intern(&mut self, partitions: Vec<(String, i32)>) -> Vec<Partition> {
+        // The assignment changes: librdkafka may free topic objects and use their addresses again.
+        self.topic_keys.clear();
+        self.told.clear();
+        let mut interned = Vec::with_capacity(partitions.len());
+        for (topic, partition) in partitions {
+            let known = self.topics.iter().find(|known| ***known == *topic).cloned();
+            let topic = known.unwrap_or_else(|| {
+                let topic: Arc<str> = Arc::from(topic);
+                self.topics = self.topics.iter().cloned().chain([topic.clone()]).collect();
+                self.next.push(Vec::new());
+                topic
+            });
+            interned.push(Partition { topic, partition });
+        }
+        interned
+    }
+
+    fn slot(&mut self, partition: &Partition) -> Option<&mut Option<i64>> {
+        let topic = self.topics.iter().position(|topic| *topic == partition.topic)?;
+        let partitions = self.next.get_mut(topic)?;
+        let index = usize::try_from(partition.partition).ok()?;
+        if partitions.len() <= index {
+            partitions.resize(index + 1, None);
+        }
+        partitions.get_mut(index)
+    }
+
+    fn is_assigned(&mut self, partition: &Partition) -> bool {
+        self.slot(partition).is_some_and(|slot| slot.is_some())
+    }
+
+    fn set_next(&mut self, partition: &Partition, next: Option<i64>) {
+        if let Some(slot) = self.slot(partition) {
+            *slot = next;
+        }
+        self.assigned = self.next.iter().flatten().flatten().count();
+    }
+}
+
+fn check_starts(partitions: &[Partition], starts: &[i64]) -> Result<(), KafkaError> {
+    if partitions.len() != starts.len() {
+        let expected = format!("one start offset for each of {} partitions", partitions.len());
+        return Err(KafkaError::Answer { expected, got: starts.len().to_string() });
+    }
+    match partitions.iter().zip(starts).find(|(_, start)| **start < 0 && **start != BEGINNING) {
+        Some((partition, start)) => {
+            let expected = format!("an offset or {BEGINNING} for the beginning of {partition}");
+            Err(KafkaError::Answer { expected, got: start.to_string() })
+        }
+        None => Ok(()),
+    }
+}

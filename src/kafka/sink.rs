@@ -1,0 +1,270 @@
+//! The sink: records and consumer offsets in one Kafka transaction, all or nothing. Blocks, and is meant for a thread of
+//! its own. Decides nothing about what to write; after a failure it is ready for the same call again, or says why not.
+
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rdkafka::TopicPartitionList;
+use rdkafka::error::{KafkaError as Rd, RDKafkaErrorCode as Code};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, PurgeConfig};
+use rdkafka::topic_partition_list::Offset as RdOffset;
+use tracing::{debug, warn};
+
+use super::context::DeliveryContext;
+use super::error::{KafkaError, code};
+use super::settings::Settings;
+use super::source::GroupHandle;
+
+/// A record to be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outgoing {
+    pub topic: String,
+    /// Empty for none.
+    pub key: Vec<u8>,
+    /// `None` is a tombstone.
+    pub payload: Option<Vec<u8>>,
+    pub headers: Vec<(String, Vec<u8>)>,
+}
+
+/// A consumer offset to be committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offset {
+    pub topic: String,
+    pub partition: i32,
+    /// The next offset to read.
+    pub next: i64,
+    /// What comes back as [`Assigned::metadata`](super::source::Assigned); brokers take 4096 bytes by default.
+    pub metadata: String,
+}
+
+/// The shortest step in which librdkafka can be polled.
+const STEP: Duration = Duration::from_millis(1);
+/// How often the events of an idle producer are served.
+const IDLE: Duration = Duration::from_millis(500);
+/// Events served in one such round.
+const IDLE_EVENTS: usize = 64;
+
+/// A transactional producer.
+pub struct Sink {
+    settings: Settings,
+    timeout: Duration,
+    /// `None` after a failure that only a new producer mends; made by the next commit.
+    producer: Option<Connected>,
+    fenced: bool,
+}
+
+impl Sink {
+    /// Connects, fences off any other producer with the same transactional id, and ends what it left open. `timeout`
+    /// bounds this, and later each step of a commit.
+    ///
+    /// Errors: [`KafkaError::Unreachable`] and [`KafkaError::Denied`] with the reason, settings that cannot be.
+    pub fn open(settings: &Settings, timeout: Duration) -> Result<Sink, KafkaError> {
+        settings.check()?;
+        let producer = Connected::open(settings, timeout)?;
+        Ok(Sink { settings: settings.clone(), timeout, producer: Some(producer), fenced: false })
+    }
+
+    /// Writes `records` and commits `offsets` for the member `group`, in one transaction; nothing of it where it fails.
+    ///
+    /// After an error that [is retriable](KafkaError::is_retriable) the same call may be made again. An error of the
+    /// last step may hide a success, so that a repeated record is possible: its deterministic id tells it. A sink that
+    /// [is fenced](KafkaError::is_fenced) stays so.
+    pub fn commit(
+        &mut self,
+        records: &[Outgoing],
+        offsets: &[Offset],
+        group: Option<&GroupHandle>,
+    ) -> Result<(), KafkaError> {
+        if records.is_empty() && offsets.is_empty() {
+            return Ok(());
+        }
+        if self.fenced {
+            let source = Rd::Global(Code::Fenced);
+            return Err(KafkaError::Fenced { operation: "begin a transaction", source });
+        }
+        let connected = match self.producer.take() {
+            Some(connected) => connected,
+            None => Connected::open(&self.settings, self.timeout)?,
+        };
+        match connected.transact(records, offsets, group) {
+            Ok(()) => self.producer = Some(connected),
+            Err(error) => {
+                self.fenced = error.is_fenced();
+                self.producer = connected.recover(&error);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A producer past `init_transactions`, with the thread that serves it while it is idle.
+struct Connected {
+    producer: Arc<BaseProducer<DeliveryContext>>,
+    timeout: Duration,
+    idle: Option<(Sender<()>, JoinHandle<()>)>,
+}
+
+impl Connected {
+    fn open(settings: &Settings, timeout: Duration) -> Result<Connected, KafkaError> {
+        let role = "transactional producer";
+        let producer: BaseProducer<DeliveryContext> = settings
+            .transactional()
+            .create_with_context(DeliveryContext::new(role))
+            .map_err(|source| KafkaError::Client { role, source })?;
+        producer.init_transactions(timeout).map_err(|source| {
+            serve_events(&producer);
+            let unreachable = match code(&source) {
+                Code::OperationTimedOut => producer.context().observer.take_unreachable(&settings.brokers),
+                _ => None,
+            };
+            unreachable.unwrap_or_else(|| KafkaError::transaction("take over the transactional id", source))
+        })?;
+        let producer = Arc::new(producer);
+        let idle = Some(serve_while_idle(producer.clone())?);
+        Ok(Connected { producer, timeout, idle })
+    }
+
+    fn transact(
+        &self,
+        records: &[Outgoing],
+        offsets: &[Offset],
+        group: Option<&GroupHandle>,
+    ) -> Result<(), KafkaError> {
+        let started = Instant::now();
+        self.producer.begin_transaction().map_err(|e| KafkaError::transaction("begin a transaction", e))?;
+        for record in records {
+            self.send(record)?;
+        }
+        if let Some(group) = group
+            && !offsets.is_empty()
+        {
+            self.send_offsets(offsets, group)?;
+        }
+        self.settle()?;
+        // All is delivered, so that the flush inside, which polls in steps of 100 ms, finds nothing to wait for.
+        let committed = self.producer.commit_transaction(self.timeout);
+        committed.map_err(|e| KafkaError::transaction("commit a transaction", e))?;
+        debug!(records = records.len(), offsets = offsets.len(), took = ?started.elapsed(), "kafka transaction");
+        Ok(())
+    }
+
+    fn send(&self, outgoing: &Outgoing) -> Result<(), KafkaError> {
+        let deadline = Instant::now() + self.timeout;
+        let context = self.producer.context();
+        let mut record = BaseRecord::<[u8], [u8]>::to(&outgoing.topic);
+        record.key = (!outgoing.key.is_empty()).then_some(&*outgoing.key);
+        record.payload = outgoing.payload.as_deref();
+        record.headers = headers(outgoing.headers.iter().map(|(key, value)| (key.as_str(), value.as_slice())));
+        loop {
+            context.sent();
+            let Err((error, returned)) = self.producer.send(record) else { return Ok(()) };
+            context.unsent();
+            if code(&error) != Code::QueueFull || Instant::now() >= deadline {
+                let topic = outgoing.topic.clone();
+                return Err(KafkaError::Delivery { failed: 1, topic, source: error });
+            }
+            record = returned;
+            self.producer.poll(STEP);
+        }
+    }
+
+    fn send_offsets(&self, offsets: &[Offset], group: &GroupHandle) -> Result<(), KafkaError> {
+        let operation = "add the consumer offsets to a transaction";
+        let failed = |source| KafkaError::transaction(operation, source);
+        let mut list = TopicPartitionList::with_capacity(offsets.len());
+        for offset in offsets {
+            let mut element = list.add_partition(&offset.topic, offset.partition);
+            element.set_offset(RdOffset::Offset(offset.next)).map_err(failed)?;
+            if !offset.metadata.is_empty() {
+                element.set_metadata(&offset.metadata);
+            }
+        }
+        let member = group.metadata().ok_or_else(|| failed(Rd::Global(Code::UnknownGroup)))?;
+        self.producer.send_offsets_to_transaction(&list, &member, self.timeout).map_err(failed)
+    }
+
+    /// Waits until every record sent has its report, and takes the failures among them.
+    fn settle(&self) -> Result<(), KafkaError> {
+        let deadline = Instant::now() + self.timeout;
+        let context = self.producer.context();
+        while !context.wait_settled(Duration::ZERO) {
+            if Instant::now() >= deadline {
+                let operation = "deliver the records of a transaction".into();
+                return Err(KafkaError::Timeout { operation, after: self.timeout });
+            }
+            self.producer.poll(STEP);
+        }
+        context.take_failures()
+    }
+
+    /// Makes ready for the next transaction, or gives up this producer: the next one ends what is still open.
+    fn recover(self, error: &KafkaError) -> Option<Connected> {
+        // After a timeout the call goes on inside librdkafka and an abort would wait for it; a coordinator that went
+        // away may keep it there for good.
+        let is_stuck = match error {
+            KafkaError::Timeout { .. } | KafkaError::Fenced { .. } => true,
+            KafkaError::Transaction { source, .. } => {
+                code(source) == Code::OperationTimedOut || matches!(source, Rd::Transaction(e) if e.is_fatal())
+            }
+            _ => false,
+        };
+        if is_stuck {
+            return None;
+        }
+        // The abort waits for the reports of purged records, which only we can serve: so that comes first.
+        self.producer.purge(PurgeConfig::default().queue().inflight());
+        let _ = self.settle();
+        let _ = self.producer.context().take_failures();
+        match self.producer.abort_transaction(self.timeout) {
+            Ok(()) => Some(self),
+            Err(error) => {
+                warn!(%error, "failed to abort a kafka transaction, starting a new producer");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        if let Some((stop, thread)) = self.idle.take() {
+            drop(stop);
+            if thread.join().is_err() {
+                warn!("the thread of the idle kafka producer had panicked");
+            }
+        }
+    }
+}
+
+/// Makes librdkafka's headers; `None` of none.
+pub(super) fn headers<'a>(pairs: impl ExactSizeIterator<Item = (&'a str, &'a [u8])>) -> Option<OwnedHeaders> {
+    if pairs.len() == 0 {
+        return None;
+    }
+    let all = OwnedHeaders::new_with_capacity(pairs.len());
+    Some(pairs.fold(all, |all, (key, value)| all.insert(Header { key, value: Some(value) })))
+}
+
+/// Serves the events of a producer now and then until the sender is dropped: logs and errors would pile up while there
+/// is nothing to commit. Never waits inside librdkafka, so that a commit does not find its reports taken.
+fn serve_while_idle(producer: Arc<BaseProducer<DeliveryContext>>) -> Result<(Sender<()>, JoinHandle<()>), KafkaError> {
+    let name = "kafka-sink-idle";
+    let (stop, stopped) = mpsc::channel();
+    let serve = move || {
+        while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(IDLE) {
+            serve_events(&producer);
+        }
+    };
+    let thread = thread::Builder::new().name(name.into()).spawn(serve);
+    Ok((stop, thread.map_err(|source| KafkaError::Thread { name, source })?))
+}
+
+fn serve_events(producer: &BaseProducer<DeliveryContext>) {
+    for _ in 0..IDLE_EVENTS {
+        producer.poll(Duration::ZERO);
+    }
+}

@@ -1,0 +1,268 @@
+//! The source: a member of a consumer group on a thread of its own. It hands over batches, and asks before it starts
+//! or gives up a partition; where to start and what to commit is the receiver's to know.
+//!
+//! Never commits an offset, never skips a record without saying so, never holds more than its limits in memory.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rdkafka::bindings as ffi;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
+use rdkafka::error::{KafkaError as Rd, RDKafkaErrorCode as Code};
+use tracing::{debug, warn};
+
+use super::batch::{Batch, Queue};
+use super::context::{MemberContext, lock};
+use super::error::KafkaError;
+use super::native::{elements, name};
+use super::reader::Reader;
+use super::settings::Settings;
+
+/// The start offset that stands for the beginning of a partition.
+pub const BEGINNING: i64 = -2;
+
+/// How long a stopping source waits for the group to let it go.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A partition of a topic.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Partition {
+    pub topic: Arc<str>,
+    pub partition: i32,
+}
+
+impl fmt::Display for Partition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}[{}]", self.topic, self.partition)
+    }
+}
+
+/// A partition that the group gave to this member, and what the broker knows of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assigned {
+    pub topic: Arc<str>,
+    /// The topic's id as Kafka's tools spell it; the topic's name where the broker has no ids. A topic deleted and made
+    /// again has another.
+    pub topic_id: String,
+    pub partition: i32,
+    /// The group's committed offset: the next to read.
+    pub committed: Option<i64>,
+    /// What was committed with it; empty where there is none.
+    pub metadata: String,
+    /// The log holds `[low, high)`.
+    pub low: i64,
+    pub high: i64,
+}
+
+/// What the source has to say, in order. What follows a question waits for its answer.
+pub enum SourceEvent {
+    /// Partitions to begin with. The answer holds the first offset to hand over of each, in the same order, or
+    /// [`BEGINNING`].
+    Assigned { partitions: Vec<Assigned>, start: Reply<Vec<i64>> },
+    /// Partitions to give up. Every batch with messages of theirs came before; answer when those are dealt with.
+    Revoked { partitions: Vec<Partition>, done: Reply<()> },
+    /// At least one message.
+    Batch(Batch),
+    /// Everything that was in the partition has been handed over. Comes again each time the end is caught up with.
+    Eof(Partition),
+    /// A topic that does not exist, or not any more. Reading begins by itself when it does.
+    Missing { message: String },
+    /// No broker answers. Reading goes on by itself when one does.
+    Down { message: String },
+    /// A broker answers again.
+    Up,
+    /// Something that only a person or a restart can mend: the position has left the log, the broker refuses us.
+    /// Nothing more comes from the partitions concerned, but the member stays in the group until it is stopped, so
+    /// that work in hand can still be committed.
+    Failed(KafkaError),
+}
+
+/// The way back for the answer to a question of the source.
+#[derive(Debug)]
+pub struct Reply<T>(SyncSender<T>);
+
+impl<T> Reply<T> {
+    /// Makes a reply with the end at which its answer arrives.
+    pub fn new() -> (Self, Receiver<T>) {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        (Reply(sender), receiver)
+    }
+
+    /// Answers. An asker who has gone meanwhile, because the source was stopped, does not mind.
+    pub fn send(self, answer: T) {
+        let _ = self.0.send(answer);
+    }
+}
+
+/// A running source. Stopped when dropped.
+pub struct Source {
+    member: Arc<Member>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Source {
+    /// Joins the group and starts reading. At most `queue_batches_max` events wait in the channel; when it is full the
+    /// source keeps its place in the group and fetches no further than its limits.
+    ///
+    /// Brokers that are down are no error here: [`SourceEvent::Down`] tells of them. Errors: a setting that cannot be.
+    pub fn start(settings: &Settings, queue_batches_max: usize) -> Result<(Source, Receiver<SourceEvent>), KafkaError> {
+        settings.check()?;
+        if settings.topics.is_empty() {
+            return Err(KafkaError::Setting { key: "topics".into(), expected: "at least one topic".into() });
+        }
+        let member = Arc::new(Member::join(settings)?);
+        let stop = Arc::new(AtomicBool::new(false));
+        let (sender, receiver) = mpsc::sync_channel(queue_batches_max.max(1));
+        let reader = Reader::new(settings, member.clone(), sender, stop.clone());
+        let name = "kafka-source";
+        let thread = thread::Builder::new()
+            .name(name.into())
+            .spawn(move || reader.run())
+            .map_err(|source| KafkaError::Thread { name, source })?;
+        Ok((Source { member, stop, thread: Some(thread) }, receiver))
+    }
+
+    /// Returns the handle by which a sink commits offsets for this member.
+    pub fn group(&self) -> GroupHandle {
+        GroupHandle(self.member.clone())
+    }
+
+    /// Returns how many records of each assigned partition have not been handed over yet, as far as the last fetch
+    /// knew. Asks no broker.
+    pub fn lag(&self) -> Vec<(Partition, i64)> {
+        self.member.lag()
+    }
+
+    /// Returns the id of the cluster; `None` where no broker told it within `timeout`.
+    pub fn cluster_id(&self, timeout: Duration) -> Option<String> {
+        self.member.consumer.client().fetch_cluster_id(timeout).filter(|id| !id.is_empty())
+    }
+
+    /// Leaves the group and ends the thread. Nothing is asked or sent any more, so the receiver should have dealt with
+    /// what it has; batches still held stay readable.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            warn!("the kafka source thread had panicked");
+        }
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// A group member, for committing offsets in its name.
+#[derive(Clone)]
+pub struct GroupHandle(Arc<Member>);
+
+impl GroupHandle {
+    /// Returns the member's identity in the group as of now. To be asked for at each commit: an identity from before
+    /// the last join is not fenced off by the broker.
+    pub(super) fn metadata(&self) -> Option<ConsumerGroupMetadata> {
+        self.0.consumer.group_metadata()
+    }
+}
+
+/// The consumer with the queue its partitions flow into; ended by [`Member::close`] at the latest when dropped.
+pub(super) struct Member {
+    // Dropped in this order: the queue must go before the client.
+    pub queue: Queue,
+    pub consumer: BaseConsumer<MemberContext>,
+    /// Where each assigned partition was told to start.
+    starts: Mutex<HashMap<Partition, i64>>,
+}
+
+impl Member {
+    fn join(settings: &Settings) -> Result<Member, KafkaError> {
+        let failed = |source| KafkaError::Client { role: "consumer", source };
+        let consumer: BaseConsumer<MemberContext> =
+            settings.consumer().create_with_context(MemberContext::new()).map_err(failed)?;
+        let queue = Queue::new(consumer.client().native_ptr());
+        let queue = queue.ok_or_else(|| failed(Rd::Global(Code::CriticalSystemResource)))?;
+        let member = Member { queue, consumer, starts: Mutex::default() };
+        let topics: Vec<&str> = settings.topics.iter().map(String::as_str).collect();
+        member.consumer.subscribe(&topics).map_err(KafkaError::request("subscribe to the input topics"))?;
+        Ok(member)
+    }
+
+    pub(super) fn context(&self) -> &MemberContext {
+        self.consumer.client().context()
+    }
+
+    /// Remembers where a partition starts, for the lag until its first message.
+    pub(super) fn started(&self, partition: Partition, at: i64) {
+        lock(&self.starts).insert(partition, at);
+    }
+
+    pub(super) fn ended(&self, partition: &Partition) {
+        lock(&self.starts).remove(partition);
+    }
+
+    /// Leaves the group, letting go of all partitions. Safe to call again.
+    pub(super) fn close(&self) {
+        if self.consumer.closed() {
+            return;
+        }
+        self.context().close();
+        if let Err(error) = self.consumer.close_queue() {
+            return debug!(%error, "the kafka consumer was closing already");
+        }
+        // Once closing, librdkafka takes any assignment for an unassignment; this one answers a rebalance that nobody
+        // has answered, for which it would wait forever.
+        let _ = self.consumer.unassign();
+        let deadline = Instant::now() + CLOSE_TIMEOUT;
+        while !self.consumer.closed() && Instant::now() < deadline {
+            let _ = self.consumer.poll(Duration::from_millis(50));
+        }
+        if !self.consumer.closed() {
+            warn!("the kafka consumer did not leave its group in time");
+        }
+    }
+
+    fn lag(&self) -> Vec<(Partition, i64)> {
+        let Ok(positions) = self.consumer.position() else { return Vec::new() };
+        let starts = lock(&self.starts);
+        let lag = |element: super::native::Element| {
+            let partition = Partition { topic: Arc::from(element.topic), partition: element.partition };
+            let (low, high) = self.cached_ends(&partition)?;
+            let start = starts.get(&partition).copied().unwrap_or(BEGINNING);
+            let position = if element.offset >= 0 { element.offset } else { start.max(low) };
+            Some((partition, (high - position).max(0)))
+        };
+        elements(&positions).into_iter().filter_map(lag).collect()
+    }
+
+    /// Returns the ends of a log as the last fetch told them.
+    fn cached_ends(&self, partition: &Partition) -> Option<(i64, i64)> {
+        let (mut low, mut high) = (-1, -1);
+        let topic = name(&partition.topic);
+        let client = self.consumer.client().native_ptr();
+        // SAFETY: the client and the name are alive, and the two outputs outlive the call.
+        let answer = unsafe {
+            ffi::rd_kafka_get_watermark_offsets(client, topic.as_ptr(), partition.partition, &mut low, &mut high)
+        };
+        (Code::from(answer) == Code::NoError && high >= 0).then_some((low.max(0), high))
+    }
+}
+
+impl Drop for Member {
+    /// The consumer's own drop waits until the group has let go, which nobody but us can see to.
+    fn drop(&mut self) {
+        self.close();
+    }
+}
