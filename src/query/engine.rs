@@ -201,13 +201,16 @@ impl Query {
         if begun.send(Ok(stream.schema())).is_err() {
             return;
         }
-        let pumped = timeout_at(self.deadline, pump(stream, &self.planner.settings, &batches)).await;
-        let last = match pumped.unwrap_or(Err(QueryError::Timeout { max: timeout })) {
-            Ok(()) => Message::End,
-            Err(error) => Message::Failed(error),
+        let answered = async {
+            let last = match pump(stream, &self.planner.settings, &batches).await {
+                Ok(()) => Message::End,
+                Err(error) => Message::Failed(error),
+            };
+            // A reader that went away needs no end.
+            let _ = batches.send(last).await;
         };
-        // The reader has the same deadline, so that it need not be told where it is slow.
-        let _ = timeout_at(self.deadline + timeout, batches.send(last)).await;
+        // The reader watches the same deadline, so that one who is slow need not be told.
+        let _ = timeout_at(self.deadline, answered).await;
         drop(self.permit);
     }
 }
@@ -246,8 +249,8 @@ impl Feed {
             Ok(Some(Message::Batch(batch))) => Some((Ok(batch), Some(feed))),
             Ok(Some(Message::End)) => None,
             Ok(Some(Message::Failed(error))) => Some((Err(error.into()), None)),
-            Ok(None) => Some((Err(QueryError::Lost.into()), None)),
-            Err(_elapsed) => Some((Err(QueryError::Timeout { max: feed.timeout }.into()), None)),
+            Ok(None) if Instant::now() < feed.deadline => Some((Err(QueryError::Lost.into()), None)),
+            Ok(None) | Err(_) => Some((Err(QueryError::Timeout { max: feed.timeout }.into()), None)),
         }
     }
 }

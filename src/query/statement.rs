@@ -16,8 +16,8 @@ use super::error::QueryError;
 ///
 /// A chain such as `1 + 1 + …` or `x::int::int…` nests one level per operator without recursion in the parser, and so
 /// passes its limit; every later stage, down to freeing the tree, recurses over it. This bound keeps that depth within
-/// the stack of the query threads.
-pub const PARTS_MAX: usize = 4_000;
+/// the stack of the query threads, and the planner, which takes more than linear time over it, within seconds.
+pub const PARTS_MAX: usize = 2_000;
 
 /// Levels of parentheses, subqueries and function calls.
 pub const NESTING_MAX: usize = 50;

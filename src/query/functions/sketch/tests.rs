@@ -79,20 +79,15 @@ fn nothing_and_what_is_no_number_have_no_quantile() {
 
 #[test]
 fn every_bucket_has_its_own_counter_and_its_midpoint_within_it() {
-    let mut previous = f64::NEG_INFINITY;
-    let all = i32::try_from(BUCKETS_MAX / 2).unwrap();
-    // Buckets of infinity and NaN are never asked for.
+    // The buckets of infinity and NaN are never asked for.
     let last = bucket_of(f64::MAX);
-    for bucket in (-last..=last).step_by(7).chain([-1, 0, 1, last]) {
+    assert!(u64::from(last.unsigned_abs()) <= BUCKETS_MAX / 2);
+    for bucket in (-last..last).step_by(7).chain(-300..300) {
         let (band, value) = place_of(bucket);
         assert_eq!(bucket_at(band, value), bucket);
         assert_eq!(bucket_of(midpoint_of(bucket)), bucket);
-        assert!(bucket <= all);
-        if bucket < last {
-            previous = previous.min(midpoint_of(bucket));
-        }
+        assert!(midpoint_of(bucket) < midpoint_of(bucket + 1));
     }
-    assert_eq!(previous, midpoint_of(-last));
 }
 
 #[test]
