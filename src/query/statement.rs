@@ -1,0 +1,104 @@
+//! Which statements may run: exactly one, a query or a question about the tables, and of bounded size and depth.
+//!
+//! This is the first of two fences; the second is the plan, checked by `SQLOptions`, since a query can hide a write
+//! (`WITH t AS (INSERT …)`, `SELECT … INTO`). Nothing here looks at tables.
+
+use datafusion::common::DataFusionError;
+use datafusion::sql::parser::{DFParserBuilder, Statement};
+use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::parser::ParserError;
+use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
+
+use super::error::QueryError;
+
+/// Words and operators in a statement, literals and commas not counted, so that long lists of values may pass.
+///
+/// A chain such as `1 + 1 + …` or `x::int::int…` nests one level per operator without recursion in the parser, and so
+/// passes its limit; every later stage, down to freeing the tree, recurses over it. This bound keeps that depth within
+/// the stack of the query threads, and the planner, which takes more than linear time over it, within seconds.
+pub const PARTS_MAX: usize = 2_000;
+
+/// Levels of parentheses, subqueries and function calls.
+pub const NESTING_MAX: usize = 50;
+
+/// Reads a statement and checks that it may run.
+pub fn parse(sql: &str, bytes_max: usize) -> Result<Statement, QueryError> {
+    if sql.len() > bytes_max {
+        return Err(QueryError::StatementBytes { bytes: sql.len(), max: bytes_max });
+    }
+    let dialect = GenericDialect {};
+    let tokens = Tokenizer::new(&dialect, sql)
+        .tokenize_with_location()
+        .map_err(|source| QueryError::Parse { source: sql_error(source.into()) })?;
+    let parts = tokens.iter().filter(|token| is_part(&token.token)).count();
+    if parts > PARTS_MAX {
+        return Err(QueryError::StatementParts { parts, max: PARTS_MAX });
+    }
+    let mut statements = DFParserBuilder::new(tokens)
+        .with_dialect(&dialect)
+        .with_recursion_limit(NESTING_MAX)
+        .build()
+        .and_then(|mut parser| parser.parse_statements())
+        .map_err(parse_error)?;
+    match (statements.pop_front(), statements.len()) {
+        (None, _) => Err(QueryError::Empty),
+        (Some(statement), 0) if is_allowed(&statement) => Ok(statement),
+        (Some(_), 0) => Err(QueryError::Refused { kind: first_word(sql) }),
+        (Some(_), more) => Err(QueryError::Several { count: more + 1 }),
+    }
+}
+
+fn is_part(token: &Token) -> bool {
+    !matches!(
+        token,
+        Token::Whitespace(_)
+            | Token::Comma
+            | Token::Number(..)
+            | Token::SingleQuotedString(_)
+            | Token::SemiColon
+            | Token::EOF
+    )
+}
+
+fn is_allowed(statement: &Statement) -> bool {
+    match statement {
+        Statement::Statement(inner) => is_allowed_sql(inner),
+        Statement::Explain(explain) => is_allowed(&explain.statement),
+        Statement::CreateExternalTable(_) | Statement::CopyTo(_) | Statement::Reset(_) => false,
+    }
+}
+
+/// A list of what may pass, never of what may not: what the parser learns next is refused until it is named here.
+fn is_allowed_sql(statement: &SqlStatement) -> bool {
+    match statement {
+        SqlStatement::Query(_)
+        | SqlStatement::ShowTables { .. }
+        | SqlStatement::ShowColumns { .. }
+        | SqlStatement::ShowFunctions { .. }
+        | SqlStatement::ExplainTable { .. } => true,
+        SqlStatement::Explain { statement, .. } => is_allowed_sql(statement),
+        _ => false,
+    }
+}
+
+fn parse_error(source: DataFusionError) -> QueryError {
+    match source.find_root() {
+        DataFusionError::SQL(error, _) if matches!(**error, ParserError::RecursionLimitExceeded) => {
+            QueryError::Nesting { max: NESTING_MAX }
+        }
+        _ => QueryError::Parse { source },
+    }
+}
+
+fn sql_error(error: ParserError) -> DataFusionError {
+    DataFusionError::SQL(Box::new(error), None)
+}
+
+fn first_word(sql: &str) -> String {
+    const LETTERS_MAX: usize = 20;
+    sql.split_whitespace().next().unwrap_or_default().chars().take(LETTERS_MAX).collect::<String>().to_uppercase()
+}
+
+#[cfg(test)]
+mod tests;
