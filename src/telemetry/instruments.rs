@@ -2,6 +2,7 @@
 //!
 //! Every method is cheap but looks a label up under a lock: call once per batch, not once per record.
 
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -10,7 +11,6 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
-use std::sync::atomic::AtomicU64;
 
 /// Upper bounds of the latency buckets, seconds: from a decode of one batch to a query at its time limit.
 const LATENCY_BUCKETS_SECS: [f64; 15] =
