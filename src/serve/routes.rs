@@ -1,0 +1,123 @@
+//! Routes: which path answers what, and the small pages that need no room of their own.
+
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
+use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use tokio::sync::watch;
+
+use super::connection::Activity;
+use super::failure::Failure;
+use super::{Api, Limits, Readiness, accept, sql};
+use crate::telemetry::Exposition;
+
+/// What there is to ask for, as shown where a path is not found.
+const ENDPOINTS: [&str; 6] = ["GET /", "GET /healthz", "GET /readyz", "GET /metrics", "GET /sql", "POST /sql"];
+
+/// Every path, for the label of the request counter; another path counts as `other`.
+const PATHS: [&str; 5] = ["/", "/healthz", "/readyz", "/metrics", "/sql"];
+
+/// Formats of the scrape page, the one for clients without a wish first.
+const EXPOSITIONS: [Exposition; 2] = [Exposition::Text, Exposition::OpenMetrics];
+
+const INDEX: &str = include_str!("index.html");
+
+/// What every handler sees.
+#[derive(Clone)]
+pub(super) struct Context {
+    pub(super) api: Api,
+    pub(super) limits: Limits,
+    /// Turns true when requests that still run must end.
+    cut: watch::Receiver<bool>,
+}
+
+pub(super) fn router(api: Api, limits: Limits, cut: watch::Receiver<bool>) -> Router {
+    let context = Context { api, limits, cut };
+    Router::new()
+        .route("/", get(index))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .route("/sql", get(sql::get).post(sql::post))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(DefaultBodyLimit::max(limits.body_bytes_max))
+        .layer(middleware::from_fn_with_state(context.clone(), around))
+        .with_state(context)
+}
+
+/// Wraps every request: tells the connection that it is our turn, ends the request at the cut-off, counts it.
+async fn around(
+    State(context): State<Context>,
+    ConnectInfo(activity): ConnectInfo<Activity>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let _answering = activity.answering();
+    let path = request.uri().path();
+    let path = PATHS.into_iter().find(|known| *known == path).unwrap_or("other");
+    let mut cut = context.cut.clone();
+    let mut response = tokio::select! {
+        response = next.run(request) => response,
+        _ = cut.wait_for(|&cut| cut) => Failure::busy("the server is shutting down").into_response(),
+    };
+    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    context.api.telemetry.http.answered(path, response.status().as_u16());
+    response
+}
+
+async fn index(State(context): State<Context>) -> Response {
+    let readiness = (context.api.ready)();
+    let page = INDEX
+        .replace("{{version}}", env!("CARGO_PKG_VERSION"))
+        .replace("{{state}}", if readiness.ready { "ready" } else { "not ready" })
+        .replace("{{class}}", if readiness.ready { "ready" } else { "waiting" })
+        .replace("{{reasons}}", &readiness.reasons.iter().map(|reason| list_item(reason)).collect::<String>());
+    let headers = [
+        (CONTENT_TYPE, "text/html; charset=utf-8"),
+        (CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'"),
+    ];
+    (headers, page).into_response()
+}
+
+/// The process answers; whether it does its work is for [`readyz`] to say.
+async fn healthz() -> Response {
+    Json(serde_json::json!({"status": "ok"})).into_response()
+}
+
+async fn readyz(State(context): State<Context>) -> (StatusCode, Json<Readiness>) {
+    let readiness = (context.api.ready)();
+    let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(readiness))
+}
+
+async fn metrics(State(context): State<Context>, headers: HeaderMap) -> Response {
+    // A scraper that wants neither gets the plain format all the same: Prometheus sends such headers by accident, and
+    // a page it may not like beats an outage of its graphs.
+    let exposition = accept::best(&headers, &EXPOSITIONS, |offer| offer.content_type()).unwrap_or(&Exposition::Text);
+    let page = context.api.telemetry.render_as(*exposition);
+    ([(CONTENT_TYPE, exposition.content_type())], page).into_response()
+}
+
+async fn not_found(uri: Uri) -> Failure {
+    Failure::user(StatusCode::NOT_FOUND, format!("no endpoint {}", shown(uri.path()))).endpoints(&ENDPOINTS)
+}
+
+/// The router adds the `allow` header by itself.
+async fn method_not_allowed(method: Method, uri: Uri) -> Failure {
+    let message = format!("{} does not answer {method}", uri.path());
+    Failure::user(StatusCode::METHOD_NOT_ALLOWED, message).endpoints(&ENDPOINTS)
+}
+
+/// Returns a path as it may stand in a message: a long one is cut.
+fn shown(path: &str) -> &str {
+    path.get(..path.floor_char_boundary(200)).unwrap_or(path)
+}
+
+fn list_item(text: &str) -> String {
+    let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    format!("<li>{text}</li>")
+}
