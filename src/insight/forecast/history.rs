@@ -18,13 +18,15 @@ pub struct History {
     values: VecDeque<f64>,
     /// Index of the last step: its start divided by the step.
     last: i64,
+    /// How far into its step the last point was, in microseconds: windows need not be aligned to the epoch.
+    phase: i64,
     /// Steps missing before the first point, where the history began anew.
     gap: Option<usize>,
 }
 
 impl History {
     pub fn new(step: Duration, points_max: usize) -> Self {
-        History { step_micros: micros(step).max(1), points_max, values: VecDeque::new(), last: 0, gap: None }
+        History { step_micros: micros(step).max(1), points_max, values: VecDeque::new(), last: 0, phase: 0, gap: None }
     }
 
     pub fn len(&self) -> usize {
@@ -48,25 +50,26 @@ impl History {
         self.values.iter().copied().collect()
     }
 
-    /// Returns the start of a step.
+    /// Returns the time of the point of a step.
     pub fn time_of(&self, index: i64) -> EventTime {
-        EventTime::from_micros(index.saturating_mul(self.step_micros))
+        EventTime::from_micros(index.saturating_mul(self.step_micros).saturating_add(self.phase))
     }
 
     /// Appends the value of the step that holds `at`. Returns the number of steps that came with it, itself included;
     /// `None` where the history began with it.
     pub fn push(&mut self, at: EventTime, value: f64) -> Result<Option<usize>, Abstention> {
         let index = at.as_micros().div_euclid(self.step_micros);
+        let phase = at.as_micros().rem_euclid(self.step_micros);
         let Some(last) = self.last() else {
             self.values.push_back(value);
-            self.last = index;
+            (self.last, self.phase) = (index, phase);
             return Ok(None);
         };
         if index <= self.last {
             return Err(Abstention::OutOfOrder { last: self.time_of(self.last), at });
         }
         let steps = usize::try_from(index.saturating_sub(self.last)).unwrap_or(usize::MAX);
-        self.last = index;
+        (self.last, self.phase) = (index, phase);
         if steps - 1 > Forecaster::GAP_MAX {
             self.values.clear();
             self.values.push_back(value);

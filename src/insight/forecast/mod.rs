@@ -29,6 +29,7 @@ pub struct Settings {
     step: Duration,
     season: Option<usize>,
     horizon: usize,
+    #[serde(with = "exact")]
     level: f64,
     history_max: usize,
     refit_every: usize,
