@@ -68,7 +68,8 @@ impl Alerts {
     /// Errors leave the state as it was: two rows with the same labels, or a tick not after the last one (an id is of
     /// the start of its episode, so one tick must not start two).
     pub fn step(&mut self, rule: &Rule, at: EventTime, instances: &[Instance]) -> Result<Vec<Alert>, Error> {
-        if let Some(last) = self.rules.get(&rule.name).map(|episodes| episodes.evaluated_at).filter(|last| at <= *last) {
+        if let Some(last) = self.rules.get(&rule.name).map(|episodes| episodes.evaluated_at).filter(|last| at <= *last)
+        {
             return Err(Error::OutOfOrder { rule: rule.name.clone(), last, at });
         }
         let rows = by_fingerprint(rule, instances)?;

@@ -75,7 +75,8 @@ pub struct ScalingTarget {
 impl ScalingTarget {
     /// Refuses values that no plan can be made with.
     pub fn check(&self) -> Result<(), Error> {
-        let refuse = |key, expected, got: String| Err(Error::TargetValue { target: self.target.clone(), key, expected, got });
+        let refuse =
+            |key, expected, got: String| Err(Error::TargetValue { target: self.target.clone(), key, expected, got });
         let positive = |x: f64| x.is_finite() && x > 0.0;
         if self.target.is_empty() {
             return refuse("target", "a name", "none".to_owned());
@@ -91,7 +92,11 @@ impl ScalingTarget {
             return refuse("replicas_max", "at least one, and at least replicas_min", got);
         }
         if !self.cost_per_replica_hour.is_finite() || self.cost_per_replica_hour < 0.0 {
-            return refuse("cost_per_replica_hour", "a number of at least zero", self.cost_per_replica_hour.to_string());
+            return refuse(
+                "cost_per_replica_hour",
+                "a number of at least zero",
+                self.cost_per_replica_hour.to_string(),
+            );
         }
         if self.stale_after.is_zero() {
             return refuse("stale_after", "a duration above zero", "0s".to_owned());

@@ -35,7 +35,10 @@ impl Template {
                     rest.by_ref().find(|(_, c)| *c == '}');
                 }
                 '}' if !doubled => {
-                    return Err(format!("`{{` before the `}}` at character {}, or `}}}}` for the brace", place(text, at)));
+                    return Err(format!(
+                        "`{{` before the `}}` at character {}, or `}}}}` for the brace",
+                        place(text, at)
+                    ));
                 }
                 _ => plain.push(c),
             }
@@ -134,7 +137,8 @@ mod tests {
 
     #[test]
     fn braces_that_do_not_pair_are_refused_with_their_place() {
-        for (text, place) in [("é {value", "character 3"), ("a}", "character 2"), ("{a b}", "character 1"), ("{}", "1")] {
+        for (text, place) in [("é {value", "character 3"), ("a}", "character 2"), ("{a b}", "character 1"), ("{}", "1")]
+        {
             let error = Template::parse(text).unwrap_err();
             assert!(error.contains(place), "{text}: {error}");
         }

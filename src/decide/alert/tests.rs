@@ -36,7 +36,10 @@ fn run(rule: &Rule, presence: &str) -> Vec<String> {
 fn for_is_inclusive_and_a_gap_starts_anew() {
     assert_eq!(run(&rule("-- for: 20s"), "xxxx"), ["0 pending", "20 firing"]);
     assert_eq!(run(&rule("-- for: 21s"), "xxxx"), ["0 pending", "30 firing"]);
-    assert_eq!(run(&rule("-- for: 20s"), "xx.xxx."), ["0 pending", "20 resolved", "30 pending", "50 firing", "60 resolved"]);
+    assert_eq!(
+        run(&rule("-- for: 20s"), "xx.xxx."),
+        ["0 pending", "20 resolved", "30 pending", "50 firing", "60 resolved"]
+    );
     assert_eq!(run(&rule(""), "xx.x"), ["0 firing", "20 resolved", "30 firing"]);
 }
 
@@ -68,12 +71,13 @@ fn ids_are_the_same_in_a_second_run_and_never_shared_within_one() {
     let rule = rule("-- for: 10s");
     let run = || {
         let mut alerts = Alerts::default();
-        (0..40).flat_map(|i| {
-            let rows = if i % 7 < 4 { vec![row("a", f64::from(i)), row("b", 1.0)] } else { Vec::new() };
-            alerts.step(&rule, at(i64::from(i) * 10), &rows).unwrap()
-        })
-        .map(|alert| alert.id)
-        .collect::<Vec<_>>()
+        (0..40)
+            .flat_map(|i| {
+                let rows = if i % 7 < 4 { vec![row("a", f64::from(i)), row("b", 1.0)] } else { Vec::new() };
+                alerts.step(&rule, at(i64::from(i) * 10), &rows).unwrap()
+            })
+            .map(|alert| alert.id)
+            .collect::<Vec<_>>()
     };
     let ids = run();
     assert_eq!(ids, run());

@@ -31,7 +31,8 @@ pub fn of_number(target: &ScalingTarget, load: &Load, need: &Need, desired: u32,
     } else {
         format!("{} of {each} {} it", replicas(desired), if desired == 1 { "holds" } else { "hold" })
     };
-    let was = before.desired_replicas.map_or_else(|| "nothing was asked for yet".to_owned(), |was| format!("was {was}"));
+    let was =
+        before.desired_replicas.map_or_else(|| "nothing was asked for yet".to_owned(), |was| format!("was {was}"));
     let back = if before.abstention.is_some() { "there is a load to judge by again: " } else { "" };
     format!("{back}load {:.1}{unit} now, {ahead}; {number}; {was}", load.current)
 }

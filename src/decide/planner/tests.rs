@@ -20,7 +20,8 @@ fn at(seconds: i64) -> EventTime {
 
 /// Plans a target through loads a minute apart, without forecasts.
 fn walk(target: &ScalingTarget, loads: &[f64]) -> Vec<Decision> {
-    let (mut history, mut state, mut said) = (vec![(at(-120), 1.0), (at(-60), 1.0)], TargetState::default(), Vec::new());
+    let (mut history, mut state, mut said) =
+        (vec![(at(-120), 1.0), (at(-60), 1.0)], TargetState::default(), Vec::new());
     for (load, now) in loads.iter().zip((0..).step_by(60).map(at)) {
         history.push((now, *load));
         let (decision, next) = plan(target, now, &Inputs { history: &history, ..Inputs::default() }, &state);
@@ -79,10 +80,7 @@ fn the_reason_is_what_a_person_would_say() {
     assert_eq!((said.evidence.load_at, said.evidence.forecast_issued_at), (Some(at(0)), Some(at(0))));
     assert_eq!(said.evidence.previous_replicas, Some(4));
     let said = with_forecast(412.0, &[], None);
-    assert_eq!(
-        said.reason,
-        "load 412.0/s now, no forecast to go by; 6 replicas of 100.0/s at 80 % use hold it; was 4"
-    );
+    assert_eq!(said.reason, "load 412.0/s now, no forecast to go by; 6 replicas of 100.0/s at 80 % use hold it; was 4");
     let said = with_forecast(4120.0, &[], None);
     assert_eq!(
         said.reason,
@@ -118,7 +116,12 @@ fn a_forecast_below_the_load_does_not_talk_it_down() {
 fn missing_data_is_an_abstention_and_never_zero() {
     let three = |newest: f64| vec![(at(-120), 100.0), (at(-60), 100.0), (at(0), newest)];
     let cases = [
-        (vec![], at(0), Abstention::NoData, "no row of service_throughput_10s has been seen for checkout; keep 4 replicas"),
+        (
+            vec![],
+            at(0),
+            Abstention::NoData,
+            "no row of service_throughput_10s has been seen for checkout; keep 4 replicas",
+        ),
         (
             three(100.0),
             at(181),
@@ -133,7 +136,12 @@ fn missing_data_is_an_abstention_and_never_zero() {
             "service_throughput_10s.rate is NaN at 12:00:00, where a load of at least zero was expected; keep 4 replicas",
         ),
         (three(-1.0), at(0), Abstention::UnusableLoad, "-1 at 12:00:00"),
-        (three(100.0)[1..].to_vec(), at(0), Abstention::ShortHistory, "2 usable rows of service_throughput_10s where 3"),
+        (
+            three(100.0)[1..].to_vec(),
+            at(0),
+            Abstention::ShortHistory,
+            "2 usable rows of service_throughput_10s where 3",
+        ),
         // Rows from after the moment are not known at the moment.
         (three(100.0), at(-200), Abstention::NoData, "no row"),
     ];
@@ -237,7 +245,7 @@ proptest! {
         replicas_min in 0u32..4,
     ) {
         let target = ScalingTarget { replicas_min, ..target() };
-        let (mut history, mut state) = (vec![(at(-120), 1.0), (at(-60), 1.0)], TargetState::default());
+        let (mut history, mut state) = (vec![(at(-180), 1.0), (at(-120), 1.0), (at(-60), 1.0)], TargetState::default());
         let mut since_up = at(-1);
         let seconds = (0..).step_by(60);
         for ((load, upper), second) in loads.into_iter().zip(uppers).zip(seconds) {

@@ -48,14 +48,26 @@ fn the_version_is_of_the_text() {
 #[test]
 fn faults_are_named_with_their_place() {
     let cases = [
-        ("-- severty: info\nSELECT 1", "a.sql:1: unknown header key \"severty\"; the nearest known key is \"severity\""),
-        ("\n-- Severity: info\nSELECT 1", "a.sql:2: unknown header key \"Severity\"; the nearest known key is \"severity\""),
+        (
+            "-- severty: info\nSELECT 1",
+            "a.sql:1: unknown header key \"severty\"; the nearest known key is \"severity\"",
+        ),
+        (
+            "\n-- Severity: info\nSELECT 1",
+            "a.sql:2: unknown header key \"Severity\"; the nearest known key is \"severity\"",
+        ),
         ("-- keep-firing-for: 1m\nSELECT 1", "the nearest known key is \"keep_firing_for\""),
-        ("-- severity: info\n-- severity: info\nSELECT 1", "a.sql:2: header key \"severity\" was given on line 1 already"),
+        (
+            "-- severity: info\n-- severity: info\nSELECT 1",
+            "a.sql:2: header key \"severity\" was given on line 1 already",
+        ),
         ("-- severity: info\nSELECT 1\n-- for: 5m", "a.sql:3: header key \"for\" stands after the query began"),
         ("-- severity: fatal\nSELECT 1", "a.sql:1: expected one of info, warning, critical, emergency as \"severity\""),
         ("-- severity:\nSELECT 1", "a.sql:1: expected something as \"severity\", got \"\""),
-        ("-- severity: info\n-- for: five\nSELECT 1", "a.sql:2: expected a duration such as 90s, 5m or 1h 30m as \"for\""),
+        (
+            "-- severity: info\n-- for: five\nSELECT 1",
+            "a.sql:2: expected a duration such as 90s, 5m or 1h 30m as \"for\"",
+        ),
         ("-- severity: info\n-- labels: team\nSELECT 1", "expected labels such as `team=payments, tier=1`"),
         ("-- severity: info\n-- labels: a b=c\nSELECT 1", "where \"a b\" stands"),
         ("-- severity: info\n-- labels: a=b, a=c\nSELECT 1", "expected the label \"a\" once"),
