@@ -1,0 +1,3 @@
+//! The demo: a simulated fleet in place of a real one.
+
+pub mod fleet;
