@@ -42,8 +42,12 @@ apt_install() {
         $prefix apt-get update -qq || die "apt-get update failed; mend it, then type: $line"
         updated=yes
     fi
-    $prefix env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2 ||
-        die "apt could not install them; type, and read what it says: $line"
+    local log; log=$(mktemp)
+    $prefix env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >"$log" 2>&1 || {
+        cat "$log" >&2
+        die "apt could not install them; once its complaint is mended, type: $line"
+    }
+    rm -f "$log"
 }
 
 # Whether a C program that includes a header and links a library builds: the header's package is there, and it fits.
