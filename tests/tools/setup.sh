@@ -132,7 +132,7 @@ prometheus() {
     if [[ $updated == no ]] && prefix=$(privilege); then
         $prefix apt-get update -qq && updated=yes
     fi
-    (cd "$into" && apt-get download -qq prometheus && dpkg-deb -x prometheus_*.deb unpacked) || {
+    (cd "$into" && apt-get download -qq -o APT::Sandbox::User=root prometheus && dpkg-deb -x prometheus_*.deb unpacked) || {
         rm -rf "$into"
         die "could not download the package prometheus; type: sudo apt-get update"
     }
