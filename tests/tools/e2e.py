@@ -38,7 +38,7 @@ STALL_S_MAX = 60
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--binary", required=True, help="the bellwether program")
-    parser.add_argument("--bootstrap", default=os.environ.get("BELLWETHER_KAFKA"), help="Kafka (default $BELLWETHER_KAFKA)")
+    parser.add_argument("--bootstrap", default=os.environ.get("BW_KAFKA"), help="Kafka (default $BW_KAFKA)")
     parser.add_argument("--records", type=int, default=1_000_000)
     parser.add_argument("--broken", type=int, help="of the records (default one in a thousand, at least 120)")
     parser.add_argument("--kills", type=int, default=0, help="SIGKILLs at seeded moments during the run")
@@ -48,7 +48,7 @@ def arguments():
     parser.add_argument("--keep", metavar="DIR", help="work there and leave everything (default: a temporary folder)")
     chosen = parser.parse_args()
     if not chosen.bootstrap:
-        parser.error("expected --bootstrap or $BELLWETHER_KAFKA; tests/tools/kafka.sh starts a broker")
+        parser.error("expected --bootstrap or $BW_KAFKA; tests/tools/kafka.sh starts a broker")
     if chosen.broken is None:
         chosen.broken = max(chosen.records // 1000, 10 * len(truth.BROKEN))
     chosen.prefix = chosen.prefix or f"e2e-{os.getpid()}"

@@ -2,7 +2,8 @@
 # Runs one real Apache Kafka broker (KRaft, broker and controller in one process) for tests, on loopback only.
 #
 # The broker's jars come from Maven Central once and stay in the cache. Every instance lives in a folder of its own
-# (--dir, or $BELLWETHER_KAFKA_DIR), so that a developer's broker and a test's do not meet.
+# (--dir, or $BW_KAFKA_DIR), so that a developer's broker and a test's do not meet. Variables of ours begin with BW_:
+# those that begin with BELLWETHER_ are keys of the program's configuration.
 set -euo pipefail
 
 usage() {
@@ -15,17 +16,17 @@ usage: kafka.sh COMMAND [--dir DIR] [--set KEY=VALUE]...
   remove    stop it and delete DIR
   kill      SIGKILL it          pause / resume   SIGSTOP / SIGCONT it
   status    say whether it runs; exit 0 if it does, 3 if not
-  env       print lines for `eval`: BELLWETHER_KAFKA, BELLWETHER_KAFKA_DIR, BELLWETHER_KAFKA_PID
+  env       print lines for `eval`: BW_KAFKA, BW_KAFKA_DIR, BW_KAFKA_PID
 --set puts a line into server.properties (start only), e.g. --set num.partitions=3
 TEXT
 }
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-cache=${BELLWETHER_CACHE:-$HOME/.cache/bellwether}
-dir=${BELLWETHER_KAFKA_DIR:-${TMPDIR:-/tmp}/bellwether-kafka-$(id -u)}
-ready_secs_max=${BELLWETHER_KAFKA_READY_SECS:-120}
+cache=${BW_CACHE:-$HOME/.cache/bellwether}
+dir=${BW_KAFKA_DIR:-${TMPDIR:-/tmp}/bellwether-kafka-$(id -u)}
+ready_secs_max=${BW_KAFKA_READY_SECS:-120}
 stop_secs_max=30
-heap=${BELLWETHER_KAFKA_HEAP:-1g}
+heap=${BW_KAFKA_HEAP:-1g}
 settings=()
 
 die() { echo "kafka.sh: $*" >&2; exit 1; }
@@ -205,7 +206,7 @@ status() {
 
 print_env() {
     alive || die "no broker runs in $dir"
-    printf 'export BELLWETHER_KAFKA=%q\nexport BELLWETHER_KAFKA_DIR=%q\nexport BELLWETHER_KAFKA_PID=%q\n' \
+    printf 'export BW_KAFKA=%q\nexport BW_KAFKA_DIR=%q\nexport BW_KAFKA_PID=%q\n' \
         "$(bootstrap)" "$dir" "$(pid)"
 }
 

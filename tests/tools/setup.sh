@@ -7,18 +7,19 @@ set -euo pipefail
 
 usage() {
     cat <<'TEXT'
-usage: setup.sh build|test [--rust]
+usage: setup.sh build|check|test [--rust]
   build   what compiling and running Bellwether needs: Rust, a C and C++ compiler, make, OpenSSL and zlib headers
-  test    that, and the real clients of the tests: a Java runtime and Maven (for Kafka), kcat, promtool and
+  check   that, and cargo's fmt and clippy
+  test    what `build` needs, and the real clients of the tests: a Java runtime and Maven (for Kafka), kcat, promtool and
           Prometheus, a Python environment with duckdb, deltalake, polars and confluent-kafka
   --rust  also install Rust by rustup where there is none (for machines nobody sits at)
-environment: BELLWETHER_CACHE   where downloads stay (default ~/.cache/bellwether)
+environment: BW_CACHE   where downloads stay (default ~/.cache/bellwether)
 TEXT
 }
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
-cache=${BELLWETHER_CACHE:-$HOME/.cache/bellwether}
+cache=${BW_CACHE:-$HOME/.cache/bellwether}
 export PATH="$HOME/.cargo/bin:$cache/bin:$PATH"
 updated=no
 
@@ -99,7 +100,7 @@ rust() {
     rustup update stable && rustup default stable"
 }
 
-# `make check` formats and lints; a toolchain of the minimal profile has neither tool.
+# A toolchain of rustup's minimal profile can neither format nor lint.
 rust_components() {
     local missing=()
     cargo fmt --version >/dev/null 2>&1 || missing+=(rustfmt)
@@ -168,10 +169,10 @@ main() {
     done
     case $level in
         build) build_packages; rust "$with_rust" ;;
+        check) build_packages; rust "$with_rust"; rust_components ;;
         test)
             build_packages
             rust "$with_rust"
-            rust_components
             test_packages
             prometheus
             python_venv
