@@ -173,7 +173,7 @@ def run_at_once(bellwether, feed):
     bellwether.start()
 
 
-def await_caught_up(bellwether, store, expected, ) -> tuple:
+def await_caught_up(bellwether, store, expected) -> tuple:
     """Waits until every table has the rows expected of it; gives up when nothing has changed for a while.
 
     Returns (whether all are there, seconds to the last change)."""
@@ -244,7 +244,9 @@ def check_all(chosen, feed, db, store, now_us, verdicts):
     checks.check_rejected(db_store, expected, verdicts)
     through = now_us - LATENESS_S_MAX * 1_000_000
     db_store.execute("SET schema = 'main'")
-    for view in sorted((ROOT / "sql" / "views").glob("*.sql")):
+    views = sorted((ROOT / "sql" / "views").glob("*.sql"))
+    verdicts.add("there are views to recompute", views, f"{len(views)} in sql/views")
+    for view in views:
         path = recompute_file(view.stem)
         if path.exists() and view.stem in present:
             checks.check_view(db_store, view.stem, path, through, verdicts)
@@ -284,7 +286,7 @@ def run(chosen, work: Path, verdicts) -> None:
     # About four replicas hold the usual load of one service in a minute.
     capacity = max(1.0, chosen.records * 0.45 / 50 / len(truth.SERVICES) / 4)
     config = work / "bellwether.toml"
-    config.write_text(service.configuration(chosen.bootstrap, chosen.prefix, store, port, {t: f for t, f in truth.FORMATS.items()}, capacity))
+    config.write_text(service.configuration(chosen.bootstrap, chosen.prefix, store, port, truth.FORMATS, capacity))
     bellwether = service.Service(chosen.binary, config, work / "bellwether.log", port)
     try:
         if chosen.kills:
