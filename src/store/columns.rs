@@ -81,6 +81,22 @@ pub fn record_tables() -> Vec<TableSpec> {
             ],
         ),
         spec(
+            "late",
+            None,
+            &["ts"],
+            vec![
+                text("view"),
+                need("ts", timestamp()),
+                need("closed_through", timestamp()),
+                text("topic"),
+                need("partition", Int32),
+                need("offset", Int64),
+                may("series_id", Int64),
+                may("value", Float64),
+                may("event_id", Utf8),
+            ],
+        ),
+        spec(
             "samples",
             Some("ts"),
             &["series_id", "ts"],
@@ -122,19 +138,6 @@ pub fn loop_tables() -> Vec<TableSpec> {
     let forecast = [vec![text("id"), need("issued_at", timestamp()), need("target_time", timestamp())], track()].concat();
     let numbers = |names: &[&str]| names.iter().map(|name| may(name, Float64)).collect::<Vec<_>>();
     vec![
-        spec(
-            "late",
-            None,
-            &["ts"],
-            vec![
-                text("view"),
-                need("ts", timestamp()),
-                need("closed_through", timestamp()),
-                may("series_id", Int64),
-                may("value", Float64),
-                may("event_id", Utf8),
-            ],
-        ),
         spec(
             "anomalies",
             None,
@@ -182,8 +185,29 @@ pub fn loop_tables() -> Vec<TableSpec> {
                 need("evidence", DataType::Struct(evidence.into())),
             ],
         ),
-        spec("state", None, &[], vec![need("watermark", timestamp()), text("settings"), text("body")]),
+        spec("state", None, &[], vec![need("watermark", timestamp()), text("body")]),
     ]
+}
+
+/// One row of `late`: a record that came after its last window in a view had closed, and the view's watermark then.
+#[derive(Clone, Debug, Serialize)]
+pub struct LateRow {
+    pub view: String,
+    pub ts: EventTime,
+    pub closed_through: EventTime,
+    pub topic: String,
+    pub partition: i32,
+    pub offset: i64,
+    pub series_id: Option<i64>,
+    pub value: Option<f64>,
+    pub event_id: Option<String>,
+}
+
+/// One row of `state`: the memory of the loop as of a tick.
+#[derive(Clone, Debug, Serialize)]
+pub struct StateRow {
+    pub watermark: EventTime,
+    pub body: String,
 }
 
 /// Turns samples into rows of `samples`.

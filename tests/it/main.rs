@@ -1,4 +1,4 @@
 //! All integration tests, in one binary.
 
-mod alert_rules;
 mod schemas;
+mod tidy;

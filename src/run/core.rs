@@ -1,0 +1,422 @@
+//! The core: records in; rows to the store, windows to the loop, effects out. Everything between the source and the two
+//! sinks happens here, on one thread, in one direction.
+//!
+//! Never talks to Kafka and never waits for a commit.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use tracing::debug;
+
+use super::closed_loop::{ClosedLoop, Tick};
+use super::effects::{self, Topics};
+use super::partition::{DoneBefore, Partition, Partitions};
+use super::rows;
+use crate::ingest::{Bounds, Decoder, Feeds, Format, Record};
+use crate::kafka::batch::{Batch, Message};
+use crate::kafka::sink::Outgoing;
+use crate::model::batch::Decoded;
+use crate::model::reject::{Provenance, Reason, Reject, Rejected};
+use crate::model::series::Interner;
+use crate::model::time::EventTime;
+use crate::store::{Store, columns};
+use crate::stream::watermark::PartitionKey;
+use crate::stream::{Engine, Late, Source};
+use crate::telemetry::Telemetry;
+use crate::telemetry::instruments::Stage;
+
+/// The name under which a view's table remembers its last window.
+pub const VIEW_APP: &str = "bellwether/view";
+/// The name under which the loop's tables remember the last tick.
+pub const LOOP_APP: &str = "bellwether/loop";
+/// The tables that ticks are recorded in.
+pub const LOOP_TABLES: [&str; 4] = ["anomalies", "forecasts", "alerts", "decisions"];
+
+/// One input topic.
+#[derive(Clone, Debug)]
+pub struct Input {
+    pub topic: String,
+    pub format: Format,
+    pub dead_letter_topic: String,
+}
+
+/// Where the records of one batch ended up, record by record.
+#[derive(Clone, Copy)]
+struct Trace {
+    samples: u32,
+    events: u32,
+    partition: usize,
+    offset: i64,
+}
+
+pub struct Core {
+    inputs: Vec<Input>,
+    decoders: Vec<Box<dyn Decoder>>,
+    pub interner: Interner,
+    series_stored: usize,
+    pub engine: Engine,
+    pub closed_loop: ClosedLoop,
+    pub partitions: Partitions,
+    store: Arc<Store>,
+    topics: Topics,
+    telemetry: Telemetry,
+    /// Effects of ticks at or before this were emitted by an earlier run.
+    pub emitted_before: EventTime,
+    /// The last tick that each of the loop's tables holds.
+    pub recorded_before: BTreeMap<&'static str, EventTime>,
+    /// Effects that wait for their transaction.
+    outbox: Vec<Outgoing>,
+    decoded: Decoded,
+    rejected: Vec<Rejected>,
+    traces: Vec<Trace>,
+    late: Vec<Late>,
+    view_topics: Vec<(Arc<str>, String)>,
+}
+
+/// What a core is made of.
+pub struct Parts {
+    pub inputs: Vec<Input>,
+    pub decoders: Vec<Box<dyn Decoder>>,
+    pub interner: Interner,
+    pub engine: Engine,
+    pub closed_loop: ClosedLoop,
+    pub store: Arc<Store>,
+    pub topics: Topics,
+    pub telemetry: Telemetry,
+}
+
+impl Core {
+    pub fn new(parts: Parts) -> Core {
+        let Parts { inputs, decoders, interner, engine, closed_loop, store, topics, telemetry } = parts;
+        let view_topics =
+            engine.views().filter_map(|(view, _)| Some((view.name.clone(), view.topic.clone()?))).collect();
+        Core {
+            inputs,
+            decoders,
+            series_stored: interner.len(),
+            interner,
+            engine,
+            closed_loop,
+            partitions: Partitions::default(),
+            store,
+            topics,
+            telemetry,
+            emitted_before: EventTime::MIN,
+            recorded_before: BTreeMap::new(),
+            outbox: Vec::new(),
+            decoded: Decoded::default(),
+            rejected: Vec::new(),
+            traces: Vec::new(),
+            late: Vec::new(),
+            view_topics,
+        }
+    }
+
+    /// Begins with a partition: its records hold the clock of its source from now on.
+    pub fn assign(&mut self, key: PartitionKey, app: String, start: i64, done_before: DoneBefore) -> Result<()> {
+        let input = self.inputs.iter().position(|input| *input.topic == *key.0);
+        let input = input.with_context(|| format!("topic {} was assigned but is no input", key.0))?;
+        self.engine.clock(source_of(self.inputs[input].format)).add(key.clone());
+        self.partitions.insert(Partition { key, input, app, done_before, next: start, newest: None });
+        Ok(())
+    }
+
+    pub fn revoke(&mut self, key: &PartitionKey) {
+        self.engine.drop_partition(key);
+        self.partitions.remove(key);
+    }
+
+    /// Lets a partition that is read to its end and silent step aside.
+    pub fn set_idle(&mut self, key: &PartitionKey) {
+        if let Some(at) = self.partitions.find(&key.0, key.1)
+            && let Some(partition) = self.partitions.get(at)
+        {
+            let source = source_of(self.inputs[partition.input].format);
+            self.engine.clock(source).set_idle(key);
+        }
+    }
+
+    /// Takes in a batch of records, each accepted whole or refused whole.
+    pub fn ingest(&mut self, batch: &Batch, bounds: Bounds) -> Result<()> {
+        {
+            let _decode = self.telemetry.stages.time(Stage::Decode);
+            let mut known: Option<(usize, i32, usize)> = None;
+            for message in batch.iter() {
+                let (topic, number) = (message.topic_index(), message.partition());
+                let at = match known {
+                    Some((t, n, at)) if t == topic && n == number => at,
+                    _ => match self.partitions.find(message.topic(), number) {
+                        Some(at) => at,
+                        None => continue, // given up since it was fetched: its new owner reads it
+                    },
+                };
+                known = Some((topic, number, at));
+                self.decode(at, &message, bounds);
+            }
+        }
+        self.count(batch);
+        let _window = self.telemetry.stages.time(Stage::Window);
+        self.hand_over()
+    }
+
+    fn decode(&mut self, at: usize, message: &Message<'_>, bounds: Bounds) {
+        let Some(partition) = self.partitions.get_mut(at) else { return };
+        let offset = message.offset();
+        partition.next = offset + 1;
+        let Some(value) = message.value() else {
+            debug!(topic = &*partition.key.0, offset, "tombstone skipped");
+            return;
+        };
+        let decoder = &mut self.decoders[partition.input];
+        let headers = if decoder.wants_headers() { message.headers() } else { Vec::new() };
+        let headers: Vec<(&str, &[u8])> = headers.iter().map(|(name, v)| (*name, v.unwrap_or_default())).collect();
+        let timestamp = message.timestamp_ms().map_or(bounds.newest, |ms| EventTime::from_micros(ms * 1000));
+        let record = Record { value, timestamp, headers: &headers };
+        let mark = self.decoded.mark();
+        let before = (self.decoded.samples.len(), self.decoded.events.len());
+        match decoder.decode(&record, bounds, &mut self.interner, &mut self.decoded) {
+            Ok(()) if offset < partition.done_before.stored => self.decoded.rewind(mark),
+            Ok(()) => {
+                let samples = self.decoded.samples.ts[before.0..].iter().copied().map(EventTime::from_micros);
+                let events = self.decoded.events[before.1..].iter().map(|event| event.ts);
+                partition.newest = samples.chain(events).chain(partition.newest).max();
+            }
+            Err(why) => self.reject(at, message, timestamp, why),
+        }
+        let (samples, events) = (self.decoded.samples.len() as u32, self.decoded.events.len() as u32);
+        self.traces.push(Trace { samples, events, partition: at, offset });
+    }
+
+    fn reject(&mut self, at: usize, message: &Message<'_>, timestamp: EventTime, why: Reject) {
+        let Some(partition) = self.partitions.get(at) else { return };
+        let input = &self.inputs[partition.input];
+        self.telemetry.input.rejected(&input.topic, why.reason.as_str(), 1);
+        if why.reason == Reason::Cardinality {
+            self.telemetry.input.series_refused(&input.topic, 1);
+        }
+        let (topic, number, offset) = (partition.key.0.to_string(), partition.key.1, message.offset());
+        let headers = message.headers().into_iter().map(|(name, value)| (name.to_owned(), value.map(<[u8]>::to_vec)));
+        let rejected = Rejected {
+            from: Provenance { topic, partition: number, offset },
+            at: timestamp,
+            why,
+            key: message.key().map(<[u8]>::to_vec),
+            value: message.value().map(<[u8]>::to_vec),
+            headers: headers.collect(),
+        };
+        if offset >= partition.done_before.effects {
+            self.outbox.push(effects::dead_letter(&input.dead_letter_topic, &rejected));
+        }
+        if offset >= partition.done_before.rejected {
+            self.rejected.push(rejected);
+        }
+    }
+
+    fn count(&self, batch: &Batch) {
+        let mut tally = vec![(0u64, 0u64); self.inputs.len()];
+        for message in batch.iter() {
+            let input = self.inputs.iter().position(|input| *input.topic == **message.topic());
+            if let Some(tally) = input.and_then(|input| tally.get_mut(input)) {
+                tally.0 += 1;
+                tally.1 += message.value().map_or(0, <[u8]>::len) as u64;
+            }
+        }
+        for (input, (records, bytes)) in self.inputs.iter().zip(tally).filter(|(_, (records, _))| *records > 0) {
+            self.telemetry.input.consumed(&input.topic, records, bytes);
+        }
+        self.telemetry.input.set_series(self.interner.len());
+    }
+
+    /// Gives what was decoded to the store and the stream. The order is the order of the tables' commits: whatever cut
+    /// a commit makes, labels are there before samples, and refusals before the offsets that pass over them.
+    fn hand_over(&mut self) -> Result<()> {
+        let (decoded, traces) = (std::mem::take(&mut self.decoded), std::mem::take(&mut self.traces));
+        let rejected = std::mem::take(&mut self.rejected);
+        self.store_new_series()?;
+        self.store_rejected(&rejected)?;
+        let events = columns::events(&decoded.events, &self.store.spec("events")?.schema)?;
+        let mut late = std::mem::take(&mut self.late);
+        if !decoded.samples.is_empty() {
+            self.engine.push_samples(&decoded.samples, &self.interner, &mut late)?;
+            self.store_late(&late, &decoded, &traces, Source::Metrics)?;
+            late.clear();
+        }
+        if !decoded.events.is_empty() {
+            self.engine.push_events(&events, &mut late)?;
+            self.store_late(&late, &decoded, &traces, Source::Events)?;
+            late.clear();
+        }
+        let samples = columns::samples(&decoded.samples, &self.interner, &self.store.spec("samples")?.schema)?;
+        let touched = touched(&traces);
+        self.store.append("samples", Some(samples), &self.positions(&touched, Some(Source::Metrics)))?;
+        self.store.append("events", Some(events), &self.positions(&touched, Some(Source::Events)))?;
+        for &at in &touched {
+            let Some(partition) = self.partitions.get_mut(at) else { continue };
+            if let Some(newest) = partition.newest.take() {
+                self.engine.clock(source_of(self.inputs[partition.input].format)).observe(&partition.key, newest);
+            }
+        }
+        // The buffers go back emptied: they have grown to the size of a batch.
+        (self.decoded, self.traces, self.rejected, self.late) = (decoded, traces, rejected, late);
+        self.decoded.clear();
+        self.traces.clear();
+        self.rejected.clear();
+        Ok(())
+    }
+
+    fn store_new_series(&mut self) -> Result<()> {
+        let Some(new) = self.interner.all().get(self.series_stored..).filter(|new| !new.is_empty()) else {
+            return Ok(());
+        };
+        let batch = columns::series(new, super::clock::now(), &self.store.spec("series")?.schema)?;
+        self.store.append("series", Some(batch), &[])?;
+        self.series_stored = self.interner.len();
+        Ok(())
+    }
+
+    fn store_rejected(&self, rejected: &[Rejected]) -> Result<()> {
+        if rejected.is_empty() {
+            return Ok(());
+        }
+        let mut partitions: Vec<usize> = rejected
+            .iter()
+            .filter_map(|one| self.partitions.find(&Arc::from(one.from.topic.as_str()), one.from.partition))
+            .collect();
+        partitions.sort_unstable();
+        partitions.dedup();
+        let batch = columns::rejected(rejected, &self.store.spec("rejected")?.schema)?;
+        Ok(self.store.append("rejected", Some(batch), &self.positions(&partitions, None))?)
+    }
+
+    /// Returns where some partitions stand, of all or of those that feed a source.
+    fn positions(&self, partitions: &[usize], of: Option<Source>) -> Vec<(&str, i64)> {
+        let mine = partitions.iter().filter_map(|&at| self.partitions.get(at));
+        let mine = mine.filter(|partition| of.is_none_or(|of| source_of(self.inputs[partition.input].format) == of));
+        let moved = mine.filter(|partition| of.is_none() || partition.next > partition.done_before.stored);
+        moved.map(|partition| (partition.app.as_str(), partition.next)).collect()
+    }
+
+    fn store_late(&self, late: &[Late], decoded: &Decoded, traces: &[Trace], source: Source) -> Result<()> {
+        if late.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<Arc<str>> = self.engine.views().map(|(view, _)| view.name.clone()).collect();
+        let mut rows = Vec::with_capacity(late.len());
+        let mut partitions = Vec::new();
+        for one in late {
+            let filled = |trace: &Trace| if source == Source::Metrics { trace.samples } else { trace.events };
+            let Some(trace) = traces.get(traces.partition_point(|trace| filled(trace) <= one.row)) else { continue };
+            let Some(partition) = self.partitions.get(trace.partition) else { continue };
+            let view = &names[one.view];
+            self.telemetry.views.late(view, 1);
+            if trace.offset < partition.done_before.late {
+                continue;
+            }
+            partitions.push(trace.partition);
+            rows.push(columns::LateRow {
+                view: view.to_string(),
+                ts: one.ts,
+                closed_through: one.closed_through,
+                topic: partition.key.0.to_string(),
+                partition: partition.key.1,
+                offset: trace.offset,
+                series_id: (source == Source::Metrics)
+                    .then(|| decoded.samples.series.get(one.row as usize))
+                    .flatten()
+                    .and_then(|&series| self.interner.all().get(series as usize))
+                    .map(|series| series.id.0),
+                value: (source == Source::Metrics).then(|| decoded.samples.value.get(one.row as usize).copied()).flatten(),
+                event_id: (source == Source::Events)
+                    .then(|| decoded.events.get(one.row as usize).map(|event| event.id.clone()))
+                    .flatten(),
+            });
+        }
+        partitions.sort_unstable();
+        partitions.dedup();
+        let batch = columns::records(&rows, &self.store.spec("late")?.schema)?;
+        Ok(self.store.append("late", Some(batch), &self.positions(&partitions, None))?)
+    }
+
+    /// Closes what the watermarks have passed, stores the rows, and runs the ticks that became due.
+    pub async fn advance(&mut self) -> Result<Vec<Tick>> {
+        for emission in self.engine.advance()? {
+            let end = emission.window.end.as_micros();
+            self.telemetry.views.emitted(&emission.view, emission.rows.num_rows() as u64);
+            self.store.append(&emission.view, Some(emission.rows.clone()), &[(VIEW_APP, end)])?;
+            self.closed_loop.feed(emission);
+        }
+        self.run_ticks().await
+    }
+
+    /// Runs the ticks that are due.
+    pub async fn run_ticks(&mut self) -> Result<Vec<Tick>> {
+        let Some(complete) = self.engine.complete_through() else { return Ok(Vec::new()) };
+        let mut ticks = Vec::new();
+        while let Some(tick) = self.closed_loop.step(complete).await? {
+            self.record(&tick)?;
+            if tick.at > self.emitted_before {
+                self.emit(&tick);
+            }
+            ticks.push(tick);
+        }
+        Ok(ticks)
+    }
+
+    /// Puts what a tick gave into the loop's tables, unless an earlier run has.
+    fn record(&self, tick: &Tick) -> Result<()> {
+        self.record_in("anomalies", tick.at, &tick.anomalies)?;
+        self.record_in("forecasts", tick.at, &tick.forecasts)?;
+        self.record_in("alerts", tick.at, &tick.alerts)?;
+        self.record_in("decisions", tick.at, &tick.decisions)
+    }
+
+    fn record_in<T: Serialize>(&self, table: &'static str, at: EventTime, records: &[T]) -> Result<()> {
+        if records.is_empty() || self.recorded_before.get(table).is_some_and(|&before| at <= before) {
+            return Ok(());
+        }
+        let rows = columns::records(records, &self.store.spec(table)?.schema)?;
+        Ok(self.store.append(table, Some(rows), &[(LOOP_APP, at.as_micros())])?)
+    }
+
+    fn emit(&mut self, tick: &Tick) {
+        let topics = &self.topics;
+        self.outbox.extend(tick.anomalies.iter().map(|one| effects::anomaly(topics, one)));
+        self.outbox.extend(tick.forecasts.iter().map(|one| effects::forecast(topics, one)));
+        self.outbox.extend(tick.alerts.iter().map(|one| effects::alert(topics, one)));
+        self.outbox.extend(tick.decisions.iter().map(|one| effects::decision(topics, one)));
+        for emission in &tick.emissions {
+            let Some((_, topic)) = self.view_topics.iter().find(|(view, _)| *view == emission.view) else { continue };
+            for (key, row) in rows::as_json(&emission.rows) {
+                self.outbox.push(effects::view_row(topic, &emission.view, emission.window.end, &key, &row));
+            }
+        }
+    }
+
+    /// Returns the number of effects that wait.
+    pub fn outbox_len(&self) -> usize {
+        self.outbox.len()
+    }
+
+    /// Hands over the effects that wait.
+    pub fn take_outbox(&mut self) -> Vec<Outgoing> {
+        std::mem::take(&mut self.outbox)
+    }
+}
+
+/// Which stream a format feeds.
+pub fn source_of(format: Format) -> Source {
+    match format.feeds() {
+        Feeds::Samples => Source::Metrics,
+        Feeds::Events => Source::Events,
+    }
+}
+
+fn touched(traces: &[Trace]) -> Vec<usize> {
+    let mut partitions: Vec<usize> = traces.iter().map(|trace| trace.partition).collect();
+    partitions.dedup();
+    partitions.sort_unstable();
+    partitions.dedup();
+    partitions
+}

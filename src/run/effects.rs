@@ -1,0 +1,103 @@
+//! Effects as Kafka records: what goes out on which topic, under which key, with which headers. Sends nothing.
+
+use serde::Serialize;
+
+use crate::kafka::sink::Outgoing;
+use crate::model::alert::Alert;
+use crate::model::decision::Decision;
+use crate::model::finding::{Anomaly, Forecast};
+use crate::model::id;
+use crate::model::reject::Rejected;
+use crate::model::time::EventTime;
+
+/// The `ce_source` of everything we say.
+const SOURCE: &str = "bellwether";
+
+/// The topics that effects go to.
+#[derive(Clone, Debug)]
+pub struct Topics {
+    pub alerts: String,
+    pub decisions: String,
+    pub forecasts: String,
+    pub anomalies: String,
+}
+
+/// CloudEvents attributes of a record.
+struct Envelope<'a> {
+    id: &'a str,
+    kind: &'a str,
+    at: EventTime,
+    subject: &'a str,
+}
+
+fn record(topic: &str, key: &str, envelope: &Envelope<'_>, body: &impl Serialize) -> Outgoing {
+    let header = |name: &str, value: &str| (name.to_owned(), value.as_bytes().to_vec());
+    Outgoing {
+        topic: topic.to_owned(),
+        key: key.as_bytes().to_vec(),
+        payload: Some(serde_json::to_vec(body).expect("our own records are maps with text keys")),
+        headers: vec![
+            header("ce_specversion", "1.0"),
+            header("ce_id", envelope.id),
+            header("ce_type", envelope.kind),
+            header("ce_source", SOURCE),
+            header("ce_time", &envelope.at.to_string()),
+            header("ce_subject", envelope.subject),
+            header("content-type", "application/json"),
+        ],
+    }
+}
+
+pub fn alert(topics: &Topics, alert: &Alert) -> Outgoing {
+    let kind = format!("bellwether.alert.{}", alert.state.as_str());
+    let envelope = Envelope { id: &alert.id, kind: &kind, at: alert.at, subject: &alert.rule };
+    record(&topics.alerts, &alert.fingerprint, &envelope, alert)
+}
+
+pub fn decision(topics: &Topics, decision: &Decision) -> Outgoing {
+    let kind = match decision.abstention {
+        None => "bellwether.decision.scale",
+        Some(_) => "bellwether.decision.abstain",
+    };
+    let envelope = Envelope { id: &decision.id, kind, at: decision.at, subject: &decision.target };
+    record(&topics.decisions, &decision.target, &envelope, decision)
+}
+
+pub fn anomaly(topics: &Topics, anomaly: &Anomaly) -> Outgoing {
+    let track = anomaly.track.label();
+    let envelope = Envelope { id: &anomaly.id, kind: "bellwether.anomaly", at: anomaly.at, subject: &track };
+    record(&topics.anomalies, &track, &envelope, anomaly)
+}
+
+pub fn forecast(topics: &Topics, forecast: &Forecast) -> Outgoing {
+    let track = forecast.track.label();
+    let envelope = Envelope { id: &forecast.id, kind: "bellwether.forecast", at: forecast.issued_at, subject: &track };
+    record(&topics.forecasts, &track, &envelope, forecast)
+}
+
+/// A row of a view, for views that ask for a topic. `key` are the values of its text columns.
+pub fn view_row(topic: &str, view: &str, window_end: EventTime, key: &str, row: &serde_json::Value) -> Outgoing {
+    let id = id::of_parts(["view", view, key, &window_end.as_micros().to_string()]);
+    let kind = format!("bellwether.view.{view}");
+    record(topic, key, &Envelope { id: &id, kind: &kind, at: window_end, subject: view }, row)
+}
+
+/// A refused record: its own bytes, key and headers, with where it came from and why it was refused, under the names
+/// Kafka Connect gave them.
+pub fn dead_letter(topic: &str, rejected: &Rejected) -> Outgoing {
+    const PREFIX: &str = "__connect.errors";
+    let why = [
+        ("topic", rejected.from.topic.clone()),
+        ("partition", rejected.from.partition.to_string()),
+        ("offset", rejected.from.offset.to_string()),
+        ("exception.class.name", format!("bellwether.{}", rejected.why.reason.as_str())),
+        ("exception.message", rejected.why.message.clone()),
+    ];
+    let own = rejected.headers.iter().map(|(name, value)| (name.clone(), value.clone().unwrap_or_default()));
+    Outgoing {
+        topic: topic.to_owned(),
+        key: rejected.key.clone().unwrap_or_default(),
+        payload: rejected.value.clone(),
+        headers: own.chain(why.map(|(name, value)| (format!("{PREFIX}.{name}"), value.into_bytes()))).collect(),
+    }
+}

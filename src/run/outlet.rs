@@ -1,0 +1,163 @@
+//! The effect path's last step: one thread that carries flushes into Kafka transactions, again and again until each has
+//! landed. Decides nothing.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tracing::{error, info, warn};
+
+use crate::kafka::admin::{self, Topic};
+use crate::kafka::error::KafkaError;
+use crate::kafka::settings::Settings;
+use crate::kafka::sink::{Offset, Outgoing, Sink};
+use crate::kafka::source::GroupHandle;
+use crate::model::time::EventTime;
+use crate::telemetry::Telemetry;
+use crate::telemetry::instruments::Stage;
+
+/// How long one step of a transaction may take before it is tried anew.
+const STEP_TIMEOUT: Duration = Duration::from_secs(20);
+const RETRY_FIRST: Duration = Duration::from_millis(200);
+const RETRY_LAST: Duration = Duration::from_secs(10);
+
+/// Effects and the offsets they cover, for one transaction.
+#[derive(Debug)]
+pub struct Flush {
+    pub records: Vec<Outgoing>,
+    pub offsets: Vec<Offset>,
+    /// The tick through which this emits.
+    pub through: Option<EventTime>,
+}
+
+/// What became of a flush.
+#[derive(Debug)]
+pub enum Landed {
+    Done { through: Option<EventTime> },
+    /// Nothing more can be emitted by this process.
+    Failed(KafkaError),
+}
+
+/// The running outlet. Takes one flush at a time.
+pub struct Outlet {
+    flushes: Option<SyncSender<Flush>>,
+    landed: Receiver<Landed>,
+    thread: Option<JoinHandle<()>>,
+    stop: Arc<AtomicBool>,
+    /// Whether a flush is on its way.
+    pub in_flight: bool,
+}
+
+impl Outlet {
+    pub fn start(settings: Settings, topics: Vec<Topic>, group: GroupHandle, telemetry: Telemetry) -> Result<Outlet> {
+        let (flushes, received) = sync_channel(1);
+        let (answers, landed) = channel();
+        let stop = Arc::new(AtomicBool::new(false));
+        let carrier = Carrier { settings, topics, group, telemetry, stop: stop.clone() };
+        let thread = thread::Builder::new()
+            .name("kafka-sink".to_owned())
+            .spawn(move || carrier.run(received, answers))
+            .context("failed to start the thread of the sink")?;
+        Ok(Outlet { flushes: Some(flushes), landed, thread: Some(thread), stop, in_flight: false })
+    }
+
+    /// Sends a flush on its way. Only while none is.
+    pub fn send(&mut self, flush: Flush) -> Result<()> {
+        debug_assert!(!self.in_flight, "one flush at a time");
+        let flushes = self.flushes.as_ref().context("the sink is stopped")?;
+        flushes.send(flush).ok().context("the sink has stopped")?;
+        self.in_flight = true;
+        Ok(())
+    }
+
+    /// Returns what became of the flush on its way, where that is known within `wait`.
+    pub fn landed(&mut self, wait: Duration) -> Result<Option<Landed>> {
+        if !self.in_flight {
+            return Ok(None);
+        }
+        match self.landed.recv_timeout(wait) {
+            Ok(landed) => {
+                self.in_flight = false;
+                Ok(Some(landed))
+            }
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => anyhow::bail!("the sink has stopped"),
+        }
+    }
+}
+
+impl Drop for Outlet {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        self.flushes = None;
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            if thread.join().is_err() {
+                error!("the sink's thread had panicked");
+            }
+        }
+    }
+}
+
+struct Carrier {
+    settings: Settings,
+    topics: Vec<Topic>,
+    group: GroupHandle,
+    telemetry: Telemetry,
+    stop: Arc<AtomicBool>,
+}
+
+impl Carrier {
+    fn run(self, flushes: Receiver<Flush>, answers: Sender<Landed>) {
+        let opened = self.insist("opening the sink", || {
+            if !self.topics.is_empty() {
+                admin::ensure_topics(&self.settings, &self.topics, STEP_TIMEOUT)?;
+            }
+            Sink::open(&self.settings, STEP_TIMEOUT)
+        });
+        let mut sink = match opened {
+            Ok(Some(sink)) => sink,
+            Ok(None) => return,
+            Err(error) => {
+                let _ = answers.send(Landed::Failed(error));
+                return;
+            }
+        };
+        info!("sink open");
+        while let Ok(flush) = flushes.recv() {
+            let done = self.insist("committing effects", || {
+                let _timer = self.telemetry.stages.time(Stage::EffectCommit);
+                sink.commit(&flush.records, &flush.offsets, Some(&self.group))
+            });
+            let landed = match done {
+                Ok(Some(())) => Landed::Done { through: flush.through },
+                Ok(None) => return,
+                Err(error) => Landed::Failed(error),
+            };
+            if answers.send(landed).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Tries until it works, waiting longer each time; none where the service stops meanwhile.
+    fn insist<T>(&self, what: &'static str, mut f: impl FnMut() -> Result<T, KafkaError>) -> Result<Option<T>, KafkaError> {
+        let mut wait = RETRY_FIRST;
+        loop {
+            match f() {
+                Ok(done) => return Ok(Some(done)),
+                Err(error) if !error.is_retriable() || error.is_fenced() => return Err(error),
+                Err(error) => warn!(what, %error, wait_ms = wait.as_millis() as u64, "retrying"),
+            }
+            if self.stop.load(Ordering::SeqCst) {
+                return Ok(None);
+            }
+            // Half of the wait is left to chance, so that many instances do not come back at the same moment.
+            thread::park_timeout(wait / 2 + wait.mul_f64(rand::random::<f64>() / 2.0));
+            wait = (wait * 2).min(RETRY_LAST);
+        }
+    }
+}

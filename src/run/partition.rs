@@ -1,0 +1,104 @@
+//! Where each assigned partition stands: what is read, and up to where each path has dealt with it before.
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use serde::{Deserialize, Serialize};
+
+use crate::model::time::EventTime;
+use crate::stream::watermark::PartitionKey;
+
+/// Up to where a partition was dealt with before this run, by each path. A path passes over what is below.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DoneBefore {
+    /// Samples or events in the store, and so in the windows rebuilt from it.
+    pub stored: i64,
+    pub rejected: i64,
+    pub late: i64,
+    /// Dead letters sent.
+    pub effects: i64,
+}
+
+/// An assigned partition.
+#[derive(Clone, Debug)]
+pub struct Partition {
+    pub key: PartitionKey,
+    /// Index of its input.
+    pub input: usize,
+    /// Its name in the store's transactions.
+    pub app: String,
+    pub done_before: DoneBefore,
+    /// The next offset to be read.
+    pub next: i64,
+    /// The greatest event time among the records of the batch in hand.
+    pub newest: Option<EventTime>,
+}
+
+/// The partitions this instance reads.
+#[derive(Debug, Default)]
+pub struct Partitions {
+    all: Vec<Option<Partition>>,
+    by_key: HashMap<PartitionKey, usize>,
+}
+
+impl Partitions {
+    /// Takes a partition up, in place of what was known of it.
+    pub fn insert(&mut self, partition: Partition) {
+        let key = partition.key.clone();
+        match self.by_key.get(&key) {
+            Some(&at) => self.all[at] = Some(partition),
+            None => {
+                self.by_key.insert(key, self.all.len());
+                self.all.push(Some(partition));
+            }
+        }
+    }
+
+    pub fn remove(&mut self, key: &PartitionKey) {
+        if let Some(at) = self.by_key.remove(key) {
+            self.all[at] = None;
+        }
+    }
+
+    pub fn find(&self, topic: &Arc<str>, partition: i32) -> Option<usize> {
+        self.by_key.get(&(topic.clone(), partition)).copied()
+    }
+
+    pub fn get_mut(&mut self, at: usize) -> Option<&mut Partition> {
+        self.all.get_mut(at)?.as_mut()
+    }
+
+    pub fn get(&self, at: usize) -> Option<&Partition> {
+        self.all.get(at)?.as_ref()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Partition> {
+        self.all.iter().flatten()
+    }
+
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Partition> {
+        self.all.iter_mut().flatten()
+    }
+}
+
+/// What is committed with the offsets of the effect path: the watermark through which effects were emitted.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Emitted {
+    #[serde(rename = "w")]
+    pub through_micros: i64,
+}
+
+impl Emitted {
+    pub fn through(self) -> EventTime {
+        EventTime::from_micros(self.through_micros)
+    }
+
+    /// Reads what was committed; none where nothing or something else was.
+    pub fn parse(metadata: &str) -> Option<Emitted> {
+        serde_json::from_str(metadata).ok()
+    }
+
+    pub fn to_metadata(self) -> String {
+        serde_json::to_string(&self).expect("a number is valid JSON")
+    }
+}

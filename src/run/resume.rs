@@ -1,0 +1,200 @@
+//! Restart as a query: what the store holds is read back, and everything goes on from there.
+//!
+//! Series are interned again, each view takes up where its table stands, its open windows are aggregated anew from the
+//! stored rows, and the loop catches up from its last saved memory over the views' rows.
+
+use anyhow::{Context, Result};
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::{Float64Type, Int64Type, TimestampMicrosecondType};
+use datafusion::logical_expr::{Expr, col, lit};
+use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
+use datafusion::scalar::ScalarValue;
+use futures::StreamExt;
+use tracing::info;
+
+use super::core::{Core, LOOP_APP, LOOP_TABLES, VIEW_APP};
+use crate::model::batch::Samples;
+use crate::model::series::{Interner, Kind, Series, SeriesId};
+use crate::model::time::{EventTime, Span};
+use crate::store::Store;
+use crate::stream::{Emission, Source};
+
+/// Opens the tables of a store, as of now, for reading back.
+fn session(store: &Store) -> Result<SessionContext> {
+    let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
+    for (name, table) in store.pin() {
+        context.register_table(name.as_str(), table)?;
+    }
+    Ok(context)
+}
+
+fn time(at: EventTime) -> Expr {
+    lit(ScalarValue::TimestampMicrosecond(Some(at.as_micros()), Some("UTC".into())))
+}
+
+/// Returns an interner that knows every stored series.
+pub async fn series(store: &Store, series_max: usize) -> Result<Interner> {
+    let mut interner = Interner::new(series_max);
+    let stored = session(store)?.table("series").await?;
+    each_batch(stored, |batch| {
+        let ids = column(batch, "series_id")?.as_primitive::<Int64Type>();
+        let words = |name| Ok::<_, anyhow::Error>(column(batch, name)?.as_string::<i32>());
+        let (names, kinds, units) = (words("name")?, words("kind")?, words("unit")?);
+        let labels = column(batch, "labels")?.as_map();
+        for row in 0..batch.num_rows() {
+            let pairs = labels.value(row);
+            let (keys, values) = (pairs.column(0).as_string::<i32>(), pairs.column(1).as_string::<i32>());
+            interner.restore(Series {
+                id: SeriesId(ids.value(row)),
+                name: names.value(row).into(),
+                labels: (0..pairs.len()).map(|at| (keys.value(at).into(), values.value(at).into())).collect(),
+                kind: Kind::parse(kinds.value(row)).unwrap_or_default(),
+                unit: units.value(row).into(),
+            });
+        }
+        Ok(())
+    })
+    .await
+    .context("failed to read the stored series")?;
+    Ok(interner)
+}
+
+/// Brings a new core to where the store stands. Emits nothing: the ticks wait for the first assignment, which tells
+/// what was emitted before.
+pub async fn core(core: &mut Core, store: &Store) -> Result<()> {
+    let views: Vec<String> = core.engine.views().map(|(view, _)| view.name.to_string()).collect();
+    for view in &views {
+        if let Some(through) = store.position(view, VIEW_APP).await? {
+            core.engine.resume(view, EventTime::from_micros(through));
+        }
+    }
+    for table in LOOP_TABLES {
+        if let Some(tick) = store.position(table, LOOP_APP).await? {
+            core.recorded_before.insert(table, EventTime::from_micros(tick));
+        }
+    }
+    let context = session(store)?;
+    restore_loop(core, &context).await?;
+    feed_stored_windows(core, &context, &views).await?;
+    rebuild_from_samples(core, &context).await?;
+    rebuild_from_events(core, &context).await
+}
+
+async fn restore_loop(core: &mut Core, context: &SessionContext) -> Result<()> {
+    let newest = context.table("state").await?.sort(vec![col("watermark").sort(false, false)])?.limit(0, Some(1))?;
+    for batch in newest.collect().await?.iter().filter(|batch| batch.num_rows() > 0) {
+        core.closed_loop.restore(column(batch, "body")?.as_string::<i32>().value(0))?;
+    }
+    Ok(())
+}
+
+/// Shows the loop the windows that its saved memory does not cover.
+async fn feed_stored_windows(core: &mut Core, context: &SessionContext, views: &[String]) -> Result<()> {
+    for view in views {
+        let mut rows = context.table(view.as_str()).await?;
+        if let Some(tick) = core.closed_loop.tick() {
+            rows = rows.filter(col("window_end").gt(time(tick)))?;
+        }
+        let rows = rows.sort(vec![col("window_end").sort(true, true)])?;
+        let closed_loop = &mut core.closed_loop;
+        let mut open: Option<Emission> = None;
+        each_batch(rows, |batch| {
+            for emission in windows(view, batch)? {
+                // A window may be cut in two by the border between batches.
+                match &mut open {
+                    Some(same) if same.window == emission.window => {
+                        let schema = same.rows.schema();
+                        same.rows = arrow::compute::concat_batches(&schema, [&same.rows, &emission.rows])?;
+                    }
+                    _ => {
+                        if let Some(whole) = open.replace(emission) {
+                            closed_loop.feed(whole);
+                        }
+                    }
+                }
+            }
+            Ok(())
+        })
+        .await?;
+        if let Some(whole) = open {
+            closed_loop.feed(whole);
+        }
+    }
+    Ok(())
+}
+
+/// Splits rows, sorted by window, into windows.
+fn windows(view: &str, batch: &RecordBatch) -> Result<Vec<Emission>> {
+    let starts = column(batch, "window_start")?.as_primitive::<TimestampMicrosecondType>();
+    let ends = column(batch, "window_end")?.as_primitive::<TimestampMicrosecondType>();
+    let mut emissions = Vec::new();
+    let mut from = 0;
+    for row in 1..=batch.num_rows() {
+        if row < batch.num_rows() && ends.value(row) == ends.value(from) {
+            continue;
+        }
+        let window =
+            Span::new(EventTime::from_micros(starts.value(from)), EventTime::from_micros(ends.value(from)));
+        emissions.push(Emission { view: view.into(), window, rows: batch.slice(from, row - from) });
+        from = row;
+    }
+    Ok(emissions)
+}
+
+async fn rebuild_from_samples(core: &mut Core, context: &SessionContext) -> Result<()> {
+    let mut samples = context.table("samples").await?;
+    if let Some(from) = core.engine.needs_from(Source::Metrics) {
+        samples = samples.filter(col("ts").gt_eq(time(from)))?;
+    }
+    let mut rows = 0;
+    let (engine, interner) = (&mut core.engine, &core.interner);
+    each_batch(samples, |batch| {
+        let ids = column(batch, "series_id")?.as_primitive::<Int64Type>();
+        let ts = column(batch, "ts")?.as_primitive::<TimestampMicrosecondType>();
+        let values = column(batch, "value")?.as_primitive::<Float64Type>();
+        let mut samples = Samples::default();
+        for row in 0..batch.num_rows() {
+            let series = interner.find(SeriesId(ids.value(row))).context("a stored sample has no stored series")?;
+            samples.push(series, EventTime::from_micros(ts.value(row)), values.value(row));
+        }
+        rows += samples.len();
+        Ok(engine.push_samples(&samples, interner, &mut Vec::new())?)
+    })
+    .await
+    .context("failed to rebuild open windows from samples")?;
+    info!(rows, "open windows rebuilt from samples");
+    Ok(())
+}
+
+async fn rebuild_from_events(core: &mut Core, context: &SessionContext) -> Result<()> {
+    let mut events = context.table("events").await?;
+    if let Some(from) = core.engine.needs_from(Source::Events) {
+        events = events.filter(col("ts").gt_eq(time(from)))?;
+    }
+    let mut rows = 0;
+    let engine = &mut core.engine;
+    each_batch(events, |batch| {
+        rows += batch.num_rows();
+        Ok(engine.push_events(batch, &mut Vec::new())?)
+    })
+    .await
+    .context("failed to rebuild open windows from events")?;
+    info!(rows, "open windows rebuilt from events");
+    Ok(())
+}
+
+fn column<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a arrow::array::ArrayRef> {
+    batch.column_by_name(name).with_context(|| format!("the stored table has no column {name}"))
+}
+
+/// Gives each batch of a query to a function, one at a time, so that memory stays flat.
+async fn each_batch(frame: DataFrame, mut f: impl FnMut(&RecordBatch) -> Result<()>) -> Result<()> {
+    let mut stream = frame.execute_stream().await?;
+    while let Some(batch) = stream.next().await {
+        let batch = batch?;
+        if batch.num_rows() > 0 {
+            f(&batch)?;
+        }
+    }
+    Ok(())
+}

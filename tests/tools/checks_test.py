@@ -1,0 +1,122 @@
+#!/usr/bin/env python3
+"""Shows that the checks of the end-to-end test pass on a store that is right and fail on every one that is not.
+
+Needs neither Kafka nor Bellwether: the store is made of the truth itself, and then spoilt one way at a time.
+"""
+
+import sys
+from array import array
+from pathlib import Path
+
+import duckdb
+
+import checks
+import e2e
+import truth
+
+NOW_S = 1_800_000_000
+THROUGH_US = (NOW_S - e2e.LATENESS_S_MAX) * 1_000_000
+RECOMPUTED = sorted((Path(__file__).parent / "recompute").glob("*.sql"))
+
+
+class Quiet(checks.Verdicts):
+    def add(self, name, good, detail):
+        self.rows.append((name, bool(good), detail))
+
+
+def made_truth():
+    feed = e2e.Feed.__new__(e2e.Feed)
+    feed.names, feed.labels, feed.ts, feed.values, feed.events = [], [], array("q"), array("d"), []
+    ways = set()
+    for record in truth.Truth(7, 20_000, 240, NOW_S):
+        for sample in record.samples:
+            feed.names.append(sample.name)
+            feed.labels.append(sample.labels)
+            feed.ts.append(sample.ts)
+            feed.values.append(sample.value)
+        feed.events.extend(record.events)
+        if record.broken:
+            assert not record.samples and not record.events, "a broken record must call for no row"
+            ways.add(record.broken)
+    assert ways == set(truth.BROKEN), f"expected every way of breaking a record, got {sorted(ways)}"
+    return feed.tables()
+
+
+def store_of(tables):
+    """Returns a database with the truth and a store that is exactly right."""
+    db = duckdb.connect()
+    db.execute("SET TimeZone = 'UTC'")
+    checks.load_truth(db, *tables)
+    for macro in checks.MACROS.strip().split(";\n"):
+        db.execute(macro)
+    db.execute("""CREATE TABLE series AS SELECT row_number() OVER () AS series_id, name, labels
+                  FROM (SELECT DISTINCT name, labels FROM truth.metrics)""")
+    db.execute("""CREATE TABLE samples AS SELECT series_id, ts AT TIME ZONE 'UTC' AS ts, value, ts::DATE AS day
+                  FROM truth.metrics JOIN series USING (name, labels)""")
+    db.execute("CREATE TABLE events AS SELECT *, ts::DATE AS day FROM truth.events")
+    for path in RECOMPUTED:
+        sql = checks.recomputation(path)[2]
+        columns = [row[0] for row in db.execute(f"DESCRIBE {sql}").fetchall()]
+        # A histogram's answer: near the lower neighbour of the quantile, half a per cent off.
+        stored = [f"{c} * 1.005 AS {c[:-4]}" if c.endswith("__lo") else c for c in columns if not c.endswith("__hi")]
+        db.execute(f"CREATE TABLE {path.stem} AS SELECT {', '.join(stored)} FROM ({sql}) WHERE epoch_us(window_end) <= {THROUGH_US}")
+    return db
+
+
+def failing(db) -> set:
+    verdicts = Quiet()
+    checks.check_samples(db, verdicts)
+    checks.check_events(db, verdicts)
+    for path in RECOMPUTED:
+        checks.check_view(db, path.stem, path, THROUGH_US, verdicts)
+    return {name for name, good, _ in verdicts.rows if not good}
+
+
+def spoilt():
+    """Returns (statement that spoils the store, the check that must notice)."""
+    samples, events = "samples are exactly the good ones", "events are exactly the good ones"
+    view = "view {} equals its recomputation".format
+    return [
+        ("INSERT INTO samples SELECT * FROM samples WHERE rowid = 9", samples),
+        ("DELETE FROM samples WHERE rowid = 9", samples),
+        ("UPDATE samples SET value = value + 1e-12 WHERE rowid = 9", samples),
+        ("UPDATE samples SET ts = ts + INTERVAL '1 microsecond' WHERE rowid = 9", samples),
+        ("DELETE FROM series WHERE rowid = 3", samples),
+        ("INSERT INTO series SELECT series_id + 100000, name, labels FROM series WHERE rowid = 3", "every series has one id and one row"),
+        ("UPDATE samples SET day = day + 1 WHERE rowid = 9", "samples lie in the partition of their day"),
+        ("INSERT INTO events SELECT * FROM events WHERE rowid = 9", events),
+        ("DELETE FROM events WHERE rowid = 9", events),
+        ("UPDATE events SET outcome = 'lost' WHERE rowid = 9", events),
+        ("UPDATE events SET data = '{\"attempt\": 99}' WHERE rowid = 9", "the data of events is kept"),
+        *[(f"DELETE FROM {p.stem} WHERE rowid = 2", view(p.stem)) for p in RECOMPUTED],
+        *[(f"INSERT INTO {p.stem} SELECT * FROM {p.stem} WHERE rowid = 2", view(p.stem)) for p in RECOMPUTED],
+        *[(f"UPDATE {p.stem} SET window_start = window_start + INTERVAL '1 second' WHERE rowid = 2", view(p.stem)) for p in RECOMPUTED],
+        ("UPDATE service_latency_1m SET p99 = p99 * 1.5 WHERE rowid = 2", view("service_latency_1m")),
+        ("UPDATE service_latency_1m SET p99 = NULL WHERE rowid = 2", view("service_latency_1m")),
+        ("UPDATE resource_use_30s SET used_ratio = used_ratio * (1 + 1e-8) WHERE rowid = 2", view("resource_use_30s")),
+        ("UPDATE service_errors_1m SET n = n + 1 WHERE rowid = 2", view("service_errors_1m")),
+        ("ALTER TABLE service_errors_1m DROP COLUMN errors", view("service_errors_1m")),
+    ]
+
+
+def main() -> int:
+    tables = made_truth()
+    db = store_of(tables)
+    failed = []
+    if wrong := failing(db):
+        failed.append(f"a store that is right fails {sorted(wrong)}")
+    cases = spoilt()
+    for statement, check in cases:
+        db.execute("BEGIN")
+        db.execute(statement)
+        if check not in failing(db):
+            failed.append(f"not noticed by {check!r}: {statement}")
+        db.execute("ROLLBACK")
+    for text in failed:
+        print(f"FAIL {text}")
+    print(f"checks: {len(cases) + 1 - len(failed)} passed, {len(failed)} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

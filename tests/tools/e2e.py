@@ -1,0 +1,349 @@
+#!/usr/bin/env python3
+"""The main job on a real Kafka, end to end, against an independent recomputation.
+
+Produces seeded records in five formats, some broken in twelve ways; runs `bellwether run` on them, killing it at seeded
+moments where asked; then checks with deltalake, DuckDB, kcat, promtool and Prometheus that the store, the views, the
+dead letters and the effects are exactly what the records call for. Ends with `N passed, M failed`; exit code 1 if any
+failed. Run it through `make test`, or by hand: see --help.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from array import array
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from confluent_kafka import Producer, TopicPartition, Consumer
+from confluent_kafka.admin import AdminClient, NewTopic
+
+import checks
+import service
+import truth
+
+ROOT = Path(__file__).resolve().parents[2]
+LATENESS_S_MAX = 10
+CATCH_UP_S_MAX = 900
+STALL_S_MAX = 60
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--binary", required=True, help="the bellwether program")
+    parser.add_argument("--bootstrap", default=os.environ.get("BW_KAFKA"), help="Kafka (default $BW_KAFKA)")
+    parser.add_argument("--records", type=int, default=1_000_000)
+    parser.add_argument("--broken", type=int, help="of the records (default one in a thousand, at least 120)")
+    parser.add_argument("--kills", type=int, default=0, help="SIGKILLs at seeded moments during the run")
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--now", type=int, default=int(time.time()), help="epoch seconds of the newest record")
+    parser.add_argument("--prefix", help="of topics and group (default e2e-<pid>)")
+    parser.add_argument("--keep", metavar="DIR", help="work there and leave everything (default: a temporary folder)")
+    chosen = parser.parse_args()
+    if not chosen.bootstrap:
+        parser.error("expected --bootstrap or $BW_KAFKA; tests/tools/kafka.sh starts a broker")
+    if chosen.broken is None:
+        chosen.broken = max(chosen.records // 1000, 10 * len(truth.BROKEN))
+    chosen.prefix = chosen.prefix or f"e2e-{os.getpid()}"
+    return chosen
+
+
+class Feed:
+    """Produces the records and keeps the ground truth: columns of samples and events, and the broken records."""
+
+    def __init__(self, chosen, records: truth.Truth):
+        self.prefix, self.records = chosen.prefix, records
+        self.bootstrap = chosen.bootstrap
+        self.producer = Producer({
+            "bootstrap.servers": chosen.bootstrap, "enable.idempotence": True, "linger.ms": 20, "compression.type": "lz4",
+            "queue.buffering.max.messages": 200_000, "message.max.bytes": 8_000_000,
+        })
+        self.offsets = {}
+        self.names, self.labels, self.ts, self.values = [], [], array("q"), array("d")
+        self.events, self.broken = [], []
+        self.sent = 0
+        self.seconds = 0.0
+        self.pace = threading.Event()
+        self.pace.set()
+        self.error = None
+
+    def create_topics(self):
+        admin = AdminClient({"bootstrap.servers": self.bootstrap})
+        config = {"max.message.bytes": "8000000"}
+        made = admin.create_topics([NewTopic(f"{self.prefix}.{t}", truth.PARTITIONS, 1, config=config) for t in truth.FORMATS])
+        for future in made.values():
+            future.result(30)
+
+    def run(self):
+        """Sends everything; keeps an error for the thread that joins."""
+        try:
+            begun = time.monotonic()
+            for record in self.records:
+                self.pace.wait()
+                self._send(record)
+            left = self.producer.flush(120)
+            if left:
+                raise RuntimeError(f"{left} records could not be delivered within 120 s")
+            self.seconds = time.monotonic() - begun
+        except Exception as error:
+            self.error = error
+
+    def _send(self, record):
+        topic = f"{self.prefix}.{record.topic}"
+        while True:
+            try:
+                self.producer.produce(topic, record.value, record.key, record.partition, headers=record.headers)
+                break
+            except BufferError:
+                self.producer.poll(0.1)
+        self.sent += 1
+        if self.sent % 1000 == 0:
+            self.producer.poll(0)
+        at = (record.topic, record.partition)
+        offset = self.offsets.get(at, 0)
+        self.offsets[at] = offset + 1
+        for name, labels, ts, value in record.samples:
+            self.names.append(name)
+            self.labels.append(labels)
+            self.ts.append(ts)
+            self.values.append(value)
+        self.events.extend(record.events)
+        if record.broken:
+            self.broken.append((record.topic, record.partition, offset, record.key, record.value, record.headers, record.broken))
+
+    def tables(self):
+        samples = {"name": pa.array(self.names).dictionary_encode(), "labels": pa.array(self.labels).dictionary_encode(),
+                   "ts": pa.array(self.ts, pa.int64()), "value": pa.array(self.values, pa.float64())}
+        samples["name"], samples["labels"] = samples["name"].cast(pa.string()), samples["labels"].cast(pa.string())
+        columns = zip(*self.events)
+        kinds = [pa.int64()] + [pa.string()] * 5 + [pa.float64()] + [pa.string()] * 3
+        return samples, {f: pa.array(c, k) for f, c, k in zip(truth.Event._fields, columns, kinds)}
+
+    def check_offsets(self, verdicts):
+        """Our own count of offsets is the broker's: the ground truth names the right record."""
+        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": "e2e-offsets"})
+        wrong = []
+        for (topic, partition), count in self.offsets.items():
+            low, high = consumer.get_watermark_offsets(TopicPartition(f"{self.prefix}.{topic}", partition), timeout=30)
+            if (low, high) != (0, count):
+                wrong.append((topic, partition, low, high, count))
+        consumer.close()
+        verdicts.add("every record produced stands once on its topic", not wrong, f"{sum(self.offsets.values())} on {len(self.offsets)} partitions {wrong[:3]}")
+
+
+def run_with_kills(bellwether, feed, chosen):
+    """Produces while the service runs, and kills it whenever the feed passes one of the seeded marks."""
+    rng = random.Random(chosen.seed + 1)
+    total = chosen.records
+    marks = sorted(rng.randrange(total // 20, total - total // 20) for _ in range(chosen.kills))
+    thread = threading.Thread(target=feed.run, daemon=True)
+    bellwether.start()
+    thread.start()
+    for number, mark in enumerate(marks, 1):
+        while feed.sent < mark and thread.is_alive():
+            require_alive(bellwether)
+            time.sleep(0.002)
+        feed.pace.clear()
+        print(f"  kill {number} of {chosen.kills} at {feed.sent} records sent", flush=True)
+        require_alive(bellwether)
+        bellwether.kill()
+        bellwether.start()
+        # Every third restart goes on at once, so that the next kill may hit a service that is still starting.
+        if number % 3:
+            service.wait_until(lambda: bellwether.ready() or not bellwether.alive(), 120)
+        feed.pace.set()
+    thread.join()
+
+
+def require_alive(bellwether):
+    if not bellwether.alive():
+        raise RuntimeError(f"bellwether ended by itself; the end of its log:\n{bellwether.log_tail()}")
+
+
+def run_at_once(bellwether, feed):
+    """Produces everything, then starts the service: what it reads per second is its own."""
+    feed.run()
+    bellwether.start()
+
+
+def await_caught_up(bellwether, store, expected) -> tuple:
+    """Waits until every table has the rows expected of it; gives up when nothing has changed for a while.
+
+    Returns (whether all are there, seconds to the last change)."""
+    begun = changed = time.monotonic()
+    last = None
+    while time.monotonic() - begun < CATCH_UP_S_MAX:
+        require_alive(bellwether)
+        bellwether.weigh()
+        have = {name: checks.rows_of(store, name) for name in expected}
+        if have != last:
+            last, changed = have, time.monotonic()
+            done = " ".join(f"{n}={have[n]}/{expected[n]}" for n in ("samples", "events", "rejected") if n in have)
+            print(f"  {time.monotonic() - begun:6.1f} s {done}", flush=True)
+        if all(have[name] >= rows for name, rows in expected.items()):
+            return True, changed - begun
+        if time.monotonic() - changed > STALL_S_MAX:
+            break
+        time.sleep(0.5)
+    short = {n: f"{last[n]}/{r}" for n, r in expected.items() if last[n] < r}
+    print(f"  nothing changed for {STALL_S_MAX} s; short: {short}", flush=True)
+    return False, changed - begun
+
+
+def check_scrape(bellwether, work, verdicts):
+    """promtool accepts the scrape page, and a real Prometheus scrapes it."""
+    status, page = bellwether.get("/metrics", accept="text/plain;version=0.0.4")
+    linted = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True, check=False)
+    complaint = (linted.stdout + linted.stderr).decode(errors="replace").strip()[:400]
+    verdicts.add("promtool check metrics accepts /metrics", status == 200 and linted.returncode == 0, complaint or f"{len(page)} bytes")
+    status, open_page = bellwether.get("/metrics", accept="application/openmetrics-text;version=1.0.0")
+    verdicts.add("/metrics speaks OpenMetrics", status == 200 and open_page.endswith(b"# EOF\n"), f"{len(open_page)} bytes")
+    status, answer = bellwether.get("/readyz")
+    verdicts.add("/readyz says ready", status == 200, f"{status} {answer[:200]!r}")
+    port = service.free_port()
+    (work / "prometheus.yml").write_text(
+        "global: {scrape_interval: 1s}\nscrape_configs:\n- job_name: bellwether\n"
+        f"  static_configs: [{{targets: ['127.0.0.1:{bellwether.port}']}}]\n")
+    with open(work / "prometheus.log", "wb") as log:
+        server = subprocess.Popen(["prometheus", f"--config.file={work / 'prometheus.yml'}", f"--storage.tsdb.path={work / 'tsdb'}",
+                                   f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=log)
+    prometheus = service.Service("", Path(), Path(), port)
+
+    def scraped():
+        status, body = prometheus.get("/api/v1/query?query=up")
+        result = json.loads(body)["data"]["result"] if status == 200 else []
+        return any(r["value"][1] == "1" for r in result)
+
+    try:
+        good = service.wait_until(scraped, 30)
+        _, body = prometheus.get("/api/v1/query?query=scrape_samples_scraped")
+        verdicts.add("a real Prometheus scrapes /metrics", good, body.decode(errors="replace")[:200])
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def check_all(chosen, feed, db, store, now_us, verdicts):
+    db_store, present = checks.open_store(store, verdicts)
+    # The truth was loaded into a connection of its own while the service ran; both are needed in one.
+    checks.load_truth(db_store, *feed.tables())
+    db.close()
+    for macro in checks.MACROS.strip().split(";\n"):
+        db_store.execute(macro)
+    checks.check_samples(db_store, verdicts)
+    checks.check_events(db_store, verdicts)
+    schemas = ROOT / "schemas" / "records"
+    expected = checks.check_dead_letters(chosen.bootstrap, chosen.prefix, feed.broken, schemas / "dead_letter.schema.json", verdicts)
+    checks.check_rejected(db_store, expected, verdicts)
+    through = now_us - LATENESS_S_MAX * 1_000_000
+    db_store.execute("SET schema = 'main'")
+    views = sorted((ROOT / "sql" / "views").glob("*.sql"))
+    verdicts.add("there are views to recompute", views, f"{len(views)} in sql/views")
+    for view in views:
+        path = recompute_file(view.stem)
+        if path.exists() and view.stem in present:
+            checks.check_view(db_store, view.stem, path, through, verdicts)
+        else:
+            verdicts.add(f"view {view.stem} equals its recomputation", False, f"table there: {view.stem in present}; {path.name} there: {path.exists()}")
+    effects = {}
+    for kind in ("alert", "decision", "anomaly", "forecast"):
+        effects[kind] = checks.check_effects(db_store, present, chosen.bootstrap, chosen.prefix, kind, schemas / f"{kind}.schema.json", verdicts)
+    checks.check_alerts_found(effects["alert"], verdicts)
+    checks.check_decisions(effects["decision"], verdicts)
+
+
+def recompute_file(view: str) -> Path:
+    return ROOT / "tests" / "tools" / "recompute" / f"{view}.sql"
+
+
+def expected_rows(feed, now_us):
+    """Returns a connection that holds the truth, and the rows expected of each table, views included."""
+    db = checks.duckdb.connect()
+    db.execute("SET TimeZone = 'UTC'")
+    samples, events = feed.tables()
+    checks.load_truth(db, samples, events)
+    for macro in checks.MACROS.strip().split(";\n"):
+        db.execute(macro)
+    expected = {"samples": len(feed.values), "events": len(feed.events), "rejected": len(feed.broken)}
+    for view in sorted((ROOT / "sql" / "views").glob("*.sql")):
+        if recompute_file(view.stem).exists():
+            expected[view.stem] = checks.expected_rows(db, recompute_file(view.stem), now_us - LATENESS_S_MAX * 1_000_000)
+    return db, expected
+
+
+def run(chosen, work: Path, verdicts) -> None:
+    now_us = chosen.now * 1_000_000
+    feed = Feed(chosen, truth.Truth(chosen.seed, chosen.records, chosen.broken, chosen.now))
+    feed.create_topics()
+    store, port = work / "store", service.free_port()
+    # About four replicas hold the usual load of one service in a minute.
+    capacity = max(1.0, chosen.records * 0.45 / 50 / len(truth.SERVICES) / 4)
+    config = work / "bellwether.toml"
+    config.write_text(service.configuration(chosen.bootstrap, chosen.prefix, store, port, truth.FORMATS, capacity))
+    bellwether = service.Service(chosen.binary, config, work / "bellwether.log", port)
+    try:
+        if chosen.kills:
+            run_with_kills(bellwether, feed, chosen)
+        else:
+            run_at_once(bellwether, feed)
+        if feed.error:
+            raise feed.error
+        print(f"  {feed.sent} records produced in {feed.seconds:.1f} s", flush=True)
+        samples, events = feed.tables()
+        pq.write_table(pa.table(samples), work / "truth_samples.parquet")
+        pq.write_table(pa.table(events), work / "truth_events.parquet")
+        feed.check_offsets(verdicts)
+        db, expected = expected_rows(feed, now_us)
+        done, seconds = await_caught_up(bellwether, store, expected)
+        verdicts.add("the service catches up", done, f"{seconds:.1f} s after the last record was produced" if chosen.kills else
+                     f"{feed.sent} records in {seconds:.1f} s from start, {feed.sent / max(seconds, 1e-9):,.0f} a second")
+        check_scrape(bellwether, work, verdicts)
+        code = bellwether.stop(60)
+        verdicts.add("SIGTERM ends it cleanly", code == 0, f"exit code {code}")
+        if chosen.kills:
+            verdicts.add("it was killed as often as asked", bellwether.kills == chosen.kills, f"{bellwether.kills} SIGKILLs, {bellwether.starts} starts")
+        print(f"  {bellwether.cpu_s:.1f} s of CPU ({bellwether.cpu_s / feed.sent * 1e6:.1f} s per million records), "
+              f"peak of {bellwether.rss_peak_mb:.0f} MB resident", flush=True)
+    finally:
+        if bellwether.alive():
+            bellwether.process.kill()
+            bellwether.process.wait()
+    check_all(chosen, feed, db, store, now_us, verdicts)
+
+
+def main() -> int:
+    chosen = arguments()
+    for program in ("kcat", "promtool", "prometheus"):
+        if shutil.which(program) is None:
+            print(f"e2e: expected {program} on PATH, found none; type: tests/tools/setup.sh test", file=sys.stderr)
+            return 2
+    work = Path(chosen.keep) if chosen.keep else Path(tempfile.mkdtemp(prefix="bellwether-e2e-"))
+    work.mkdir(parents=True, exist_ok=True)
+    print(f"e2e: {chosen.records} records, {chosen.broken} broken, {chosen.kills} kills; --seed {chosen.seed} --now {chosen.now}; folder {work}", flush=True)
+    verdicts, begun = checks.Verdicts(), time.monotonic()
+    try:
+        run(chosen, work, verdicts)
+    except Exception as error:
+        import traceback
+
+        traceback.print_exc()
+        verdicts.add("the run goes through", False, f"{type(error).__name__}: {error}"[:2000])
+    failed = verdicts.failed()
+    if failed:
+        log = work / "bellwether.log"
+        print(f"e2e: the end of {log}:\n" + "\n".join(log.read_text(errors="replace").splitlines()[-20:] if log.exists() else []))
+    elif not chosen.keep:
+        shutil.rmtree(work)
+    print(f"e2e: {len(verdicts.rows) - failed} passed, {failed} failed in {time.monotonic() - begun:.0f} s")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Runs every test: the Rust tests, the checks' own tests, and the end-to-end test on a real Kafka, once undisturbed and
+# once killed on the way. Starts a broker of its own and stops it whatever happens. What `make test` calls.
+#
+# environment: E2E_RECORDS (default 1000000), E2E_KILLS (5), E2E_SEED (7), CARGO_TARGET_DIR
+set -uo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(cd "$here/../.." && pwd)
+cache=${BW_CACHE:-$HOME/.cache/bellwether}
+export PATH="$HOME/.cargo/bin:$cache/bin:$PATH"
+cd "$root" || exit 1
+
+"$here/setup.sh" test || exit 1
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/bellwether-test-XXXXXX")
+export BW_KAFKA_DIR=$work/kafka
+clean_up() {
+    "$here/kafka.sh" remove || echo "the broker in $BW_KAFKA_DIR could not be stopped" >&2
+    rm -rf "$work"
+}
+trap clean_up EXIT
+trap 'exit 130' INT TERM
+
+passed=() failed=()
+
+# Runs one step under a name; notes how it ended and how long it took.
+step() {
+    local name=$1 begun=$SECONDS; shift
+    echo "== $name"
+    if "$@"; then
+        passed+=("$name ($((SECONDS - begun)) s)")
+    else
+        failed+=("$name ($((SECONDS - begun)) s)")
+        return 1
+    fi
+}
+
+build() { cargo build --locked --bins --tests; }
+rust_tests() { cargo test --locked --no-fail-fast; }
+checks_tests() { "$cache/venv/bin/python" "$here/checks_test.py"; }
+e2e() { "$cache/venv/bin/python" "$here/e2e.py" --binary "$work/bellwether" --seed "${E2E_SEED:-7}" --records "${E2E_RECORDS:-1000000}" "$@"; }
+
+step "start Kafka" "$here/kafka.sh" start && eval "$("$here/kafka.sh" env)"
+if step "build" build; then
+    # A copy, so that a build in the same folder meanwhile does not change the program under test.
+    cp "${CARGO_TARGET_DIR:-target}/debug/bellwether" "$work/bellwether"
+    step "Rust tests" rust_tests
+    step "tests of the checks" checks_tests
+    if [[ -n ${BW_KAFKA:-} ]]; then
+        step "end to end" e2e --prefix e2e
+        step "end to end, ${E2E_KILLS:-5} times killed" e2e --prefix e2e-kill --kills "${E2E_KILLS:-5}"
+    fi
+fi
+
+echo
+for name in "${passed[@]}"; do echo "passed  $name"; done
+for name in "${failed[@]}"; do echo "FAILED  $name"; done
+echo "make test: ${#passed[@]} steps passed, ${#failed[@]} failed, in $((SECONDS / 60)) min $((SECONDS % 60)) s"
+((${#failed[@]} == 0))
