@@ -128,6 +128,16 @@ impl Core {
         self.partitions.remove(key);
     }
 
+    /// Returns the table that the records of a topic go to.
+    pub fn table_of(&self, topic: &str) -> Result<&'static str> {
+        let input = self.inputs.iter().find(|input| input.topic == topic);
+        let input = input.with_context(|| format!("topic {topic} was assigned but is no input"))?;
+        Ok(match source_of(input.format) {
+            Source::Metrics => "samples",
+            Source::Events => "events",
+        })
+    }
+
     /// Lets a partition that is read to its end and silent step aside.
     pub fn set_idle(&mut self, key: &PartitionKey) {
         if let Some(at) = self.partitions.find(&key.0, key.1)

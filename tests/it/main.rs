@@ -1,4 +1,5 @@
 //! All integration tests, in one binary.
 
+mod alert_rules;
 mod schemas;
 mod tidy;

@@ -1,0 +1,265 @@
+//! The running service: source, core, sink, store and HTTP on their threads, started and shut down in order.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::sync::{oneshot, watch};
+use tracing::{error, info, warn};
+
+use super::closed_loop::{self, ClosedLoop, Tick};
+use super::core::{self, Core};
+use super::rules::Rules;
+use super::settings::Settings;
+use super::{conductor, resume};
+use crate::kafka::source::Source;
+use crate::query::Engine as QueryEngine;
+use crate::serve::{Api, Bound, Readiness};
+use crate::store::{Store, StoreError, TableSpec, columns};
+use crate::stream::Engine;
+use crate::telemetry::Telemetry;
+
+/// Batches that wait between the source and the core.
+const QUEUE_BATCHES_MAX: usize = 8;
+/// The view that joins samples with what their series say.
+pub const METRICS_VIEW: &str = "SELECT s.ts, r.name, r.labels, s.value, r.kind, r.unit, s.series_id \
+                                FROM samples s JOIN series r ON s.series_id = r.series_id";
+
+/// Why the service is not ready, by part; ready where empty.
+#[derive(Clone, Debug, Default)]
+pub struct Obstacles(Arc<Mutex<BTreeMap<&'static str, String>>>);
+
+impl Obstacles {
+    pub fn set(&self, part: &'static str, why: impl Into<String>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(part, why.into());
+    }
+
+    pub fn clear(&self, part: &'static str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(part);
+    }
+
+    fn readiness(&self) -> Readiness {
+        let reasons: Vec<String> = {
+            let obstacles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            obstacles.iter().map(|(part, why)| format!("{part}: {why}")).collect()
+        };
+        Readiness { ready: reasons.is_empty(), reasons }
+    }
+}
+
+/// A watcher of ticks, for those who look on: the demo.
+pub type OnTick = Box<dyn FnMut(&Tick) + Send>;
+
+/// Runs until `shutdown` is done or something fails for good; returns after everything in hand is committed.
+pub async fn run(
+    settings: Settings,
+    telemetry: Telemetry,
+    on_tick: OnTick,
+    bound: impl FnOnce(SocketAddr),
+    shutdown: impl Future<Output = ()>,
+) -> Result<()> {
+    let settings = Arc::new(settings);
+    let obstacles = Obstacles::default();
+    obstacles.set("kafka", "no partition is assigned yet");
+    let listener = Bound::bind(&settings.serve).await?;
+    let engine = engine(&settings).await?;
+    let store = Arc::new(Store::open(&settings.store, table_specs(&engine)).await?);
+    let query = Arc::new(query_engine(&settings, &store)?);
+    let (stop_serving, serving) = serve(listener, query, &telemetry, &obstacles, bound);
+    let core = build_core(&settings, engine, &store, &telemetry).await?;
+
+    let (source, events) = Source::start(&settings.kafka, QUEUE_BATCHES_MAX)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let (committer_stop, committer) = spawn_committer(&settings, &store, &telemetry, &obstacles);
+    let (ended, core_ended) = oneshot::channel();
+    let thread = {
+        let (settings, store, telemetry, obstacles) =
+            (settings.clone(), store.clone(), telemetry.clone(), obstacles.clone());
+        let (stop, runtime) = (stop.clone(), tokio::runtime::Handle::current());
+        thread::Builder::new().name("core".to_owned()).spawn(move || {
+            let parts = conductor::Parts { core, settings, store, telemetry, obstacles, source, runtime, on_tick };
+            let _ = ended.send(conductor::conduct(parts, events, stop));
+        })
+    }
+    .context("failed to start the core's thread")?;
+
+    let mut committer = committer;
+    let result = tokio::select! {
+        () = shutdown => None,
+        ended = core_ended => Some(ended.context("the core's thread ended without a word").and_then(|r| r)),
+        failed = &mut committer => Some(failed.context("the committer ended without a word").and_then(|r| r)),
+    };
+    info!("shutting down");
+    stop.store(true, Ordering::SeqCst);
+    let joined = tokio::task::spawn_blocking(move || thread.join()).await?;
+    if joined.is_err() {
+        error!("the core's thread had panicked");
+    }
+    let _ = committer_stop.send(true);
+    if !committer.is_finished() {
+        let _ = committer.await;
+    }
+    let last = match &result {
+        Some(Err(_)) => Ok(Default::default()),
+        _ => store.commit().await,
+    };
+    let _ = stop_serving.send(());
+    serving.await??;
+    result.unwrap_or(Ok(()))?;
+    last?;
+    info!("everything in hand is committed");
+    Ok(())
+}
+
+/// Plans the views.
+pub async fn engine(settings: &Settings) -> Result<Engine> {
+    let events = columns::record_tables().into_iter().find(|table| table.name == "events");
+    let events = events.context("the table events is one of ours")?;
+    Ok(Engine::new(settings.views.clone(), &events.schema).await?)
+}
+
+/// Returns every table, in the order of their commits.
+pub fn table_specs(engine: &Engine) -> Vec<TableSpec> {
+    let mut specs = columns::record_tables();
+    for (view, schema) in engine.views() {
+        let sort_by = vec!["window_end".to_owned()];
+        specs.push(TableSpec { name: view.name.to_string(), schema, day_of: None, sort_by });
+    }
+    specs.extend(columns::loop_tables());
+    specs
+}
+
+/// Plans the rules over the views.
+pub async fn rules(settings: &Settings, engine: &Engine) -> Result<Rules> {
+    let views = engine.views().map(|(view, schema)| (view.name.to_string(), schema, view.window.slide));
+    Rules::new(settings.rules.clone(), views).await
+}
+
+async fn build_core(settings: &Settings, engine: Engine, store: &Arc<Store>, telemetry: &Telemetry) -> Result<Core> {
+    let closed_loop = ClosedLoop::new(closed_loop::Parts {
+        interval: settings.evaluation_interval,
+        insight: settings.insight.clone(),
+        rules: rules(settings, &engine).await?,
+        targets: settings.targets.clone(),
+        slides: settings.slides(),
+    })?;
+    for input in &settings.inputs {
+        telemetry.input.declare(&input.topic);
+    }
+    for view in &settings.views {
+        telemetry.views.declare(&view.name);
+    }
+    let decoders = settings.inputs.iter().map(|input| crate::ingest::decoder(input.format, settings.limits.clone()));
+    let mut core = Core::new(core::Parts {
+        inputs: settings.inputs.clone(),
+        decoders: decoders.collect(),
+        interner: resume::series(store, settings.series_max).await?,
+        engine,
+        closed_loop,
+        store: store.clone(),
+        topics: settings.topics.clone(),
+        telemetry: telemetry.clone(),
+    });
+    resume::core(&mut core, store).await?;
+    Ok(core)
+}
+
+fn query_engine(settings: &Settings, store: &Arc<Store>) -> Result<QueryEngine> {
+    let store = store.clone();
+    let pin: crate::query::Pin = Arc::new(move || store.pin());
+    Ok(QueryEngine::new(settings.query.clone(), pin, vec![("metrics".to_owned(), METRICS_VIEW.to_owned())])?)
+}
+
+type Serving = (oneshot::Sender<()>, tokio::task::JoinHandle<Result<()>>);
+
+fn serve(
+    listener: Bound,
+    query: Arc<QueryEngine>,
+    telemetry: &Telemetry,
+    obstacles: &Obstacles,
+    bound: impl FnOnce(SocketAddr),
+) -> Serving {
+    bound(listener.address());
+    let obstacles = obstacles.clone();
+    let api = Api { query, telemetry: telemetry.clone(), ready: Arc::new(move || obstacles.readiness()) };
+    let (stop, stopped) = oneshot::channel::<()>();
+    let serving = tokio::spawn(async move {
+        let stopped = async {
+            let _ = stopped.await;
+        };
+        listener.serve(api, stopped).await.map_err(anyhow::Error::from)
+    });
+    (stop, serving)
+}
+
+type Committing = (watch::Sender<bool>, tokio::task::JoinHandle<Result<()>>);
+
+/// Commits the store at its interval. A failure that may pass is tried again, later each time, while reads and alerts go
+/// on; one that cannot pass ends the service.
+fn spawn_committer(
+    settings: &Settings,
+    store: &Arc<Store>,
+    telemetry: &Telemetry,
+    obstacles: &Obstacles,
+) -> Committing {
+    let (stop, mut stopped) = watch::channel(false);
+    let (store, telemetry, obstacles) = (store.clone(), telemetry.clone(), obstacles.clone());
+    let interval = settings.store.commit_interval;
+    let task = tokio::spawn(async move {
+        let mut failures = 0u32;
+        loop {
+            let wait = interval * 2u32.saturating_pow(failures.min(5));
+            tokio::select! {
+                _ = stopped.changed() => return Ok(()),
+                () = tokio::time::sleep(wait.min(Duration::from_secs(60))) => {}
+            }
+            match commit(&store, &telemetry).await {
+                Ok(()) => {
+                    failures = 0;
+                    obstacles.clear("store");
+                }
+                Err(error) if error.retriable() => {
+                    failures += 1;
+                    obstacles.set("store", format!("{:#}", anyhow::Error::from(error)));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    });
+    (stop, task)
+}
+
+/// Commits the store and tells telemetry.
+pub async fn commit(store: &Store, telemetry: &Telemetry) -> Result<(), StoreError> {
+    let timer = telemetry.stages.time(crate::telemetry::instruments::Stage::StoreCommit);
+    let done = store.commit().await;
+    drop(timer);
+    telemetry.store.set_head(store.head_rows(), store.head_bytes());
+    match done {
+        Ok(stats) if stats.tables > 0 => telemetry.store.committed(),
+        Ok(_) => {}
+        Err(error) => {
+            telemetry.store.commit_failed();
+            warn!(error = format!("{:#}", anyhow::Error::msg(chain(&error))), "store commit failed");
+            return Err(error);
+        }
+    }
+    store.maintain().await
+}
+
+/// Returns an error with its causes, on one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}

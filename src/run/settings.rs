@@ -1,0 +1,208 @@
+//! From what was typed to what each room takes: checked once, at start.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::core::Input;
+use super::effects::Topics;
+use super::shipped;
+use crate::config::{Config, Loaded};
+use crate::decide::planner::ScalingTarget;
+use crate::decide::rule::Rule;
+use crate::ingest::{Format, Limits};
+use crate::kafka::admin::Topic;
+use crate::model::time::EventTime;
+use crate::stream::definition::{Defaults, Definition};
+use crate::{insight, kafka, query, serve, store};
+
+/// Everything a running service needs to know.
+#[derive(Clone)]
+pub struct Settings {
+    pub kafka: kafka::settings::Settings,
+    pub inputs: Vec<Input>,
+    pub limits: Limits,
+    pub series_max: usize,
+    pub age_max: Duration,
+    pub ahead_max: Duration,
+    pub store: store::Settings,
+    pub views: Vec<Definition>,
+    pub idle_timeout: Duration,
+    pub evaluation_interval: Duration,
+    pub insight: insight::settings::Settings,
+    pub rules: Vec<Rule>,
+    pub targets: Vec<ScalingTarget>,
+    pub topics: Topics,
+    /// Topics to be made where they are missing.
+    pub topics_wanted: Vec<Topic>,
+    pub flush_interval: Duration,
+    pub serve: serve::Settings,
+    pub query: query::Settings,
+}
+
+impl Settings {
+    pub fn of(loaded: &Loaded) -> Result<Settings> {
+        let config = &loaded.config;
+        let views = shipped::views(&config.stream.views, Defaults { lateness: config.stream.lateness.get() })?;
+        let inputs = inputs(config)?;
+        let topics = Topics {
+            alerts: config.topics.alerts.clone(),
+            decisions: config.topics.decisions.clone(),
+            forecasts: config.topics.forecasts.clone(),
+            anomalies: config.topics.anomalies.clone(),
+        };
+        let targets = targets(config)?;
+        check_columns(config, &views)?;
+        Ok(Settings {
+            kafka: kafka(config),
+            limits: limits(config),
+            series_max: config.limits.series_max,
+            age_max: config.limits.age_max.get(),
+            ahead_max: config.limits.ahead_max.get(),
+            store: store::Settings {
+                url: config.store.url.clone(),
+                options: config.store.options.clone().into_map().into_iter().collect::<HashMap<_, _>>(),
+                commit_interval: config.store.commit_interval.get(),
+                head_bytes_max: config.store.head_bytes_max.bytes() as usize,
+            },
+            idle_timeout: config.stream.idle_timeout.get(),
+            evaluation_interval: config.stream.evaluation_interval.get(),
+            insight: insight(config)?,
+            rules: shipped::rules(&config.alerts.rules)?,
+            targets,
+            topics_wanted: topics_wanted(config, &inputs, &topics, &views),
+            topics,
+            flush_interval: config.topics.flush_interval.get(),
+            serve: serve::Settings { listen: config.serve.listen },
+            query: query(config),
+            inputs,
+            views,
+        })
+    }
+
+    /// Returns the slide of each view.
+    pub fn slides(&self) -> BTreeMap<String, Duration> {
+        self.views.iter().map(|view| (view.name.to_string(), view.window.slide)).collect()
+    }
+
+    /// Returns the event times accepted of records that arrive now.
+    pub fn bounds(&self, now: EventTime) -> crate::ingest::Bounds {
+        crate::ingest::Bounds { oldest: now - self.age_max, newest: now + self.ahead_max }
+    }
+}
+
+/// Returns the limits of queries.
+pub fn query(config: &Config) -> query::Settings {
+    query::Settings {
+        memory_bytes_max: config.query.memory_max.bytes() as usize,
+        rows_max: config.query.rows_max,
+        timeout: config.query.timeout.get(),
+        concurrency_max: config.query.concurrency_max,
+        ..query::Settings::default()
+    }
+}
+
+/// Returns how to reach Kafka.
+pub fn kafka(config: &Config) -> kafka::settings::Settings {
+    kafka::settings::Settings {
+        brokers: config.kafka.brokers.clone(),
+        group_id: config.kafka.group_id.clone(),
+        transactional_id: config.transactional_id(),
+        topics: config.inputs.iter().map(|input| input.topic.clone()).collect(),
+        client: config.kafka.client.clone().into_map(),
+        ..kafka::settings::Settings::default()
+    }
+}
+
+fn limits(config: &Config) -> Limits {
+    let limits = &config.limits;
+    Limits {
+        name_bytes_max: limits.name_bytes_max,
+        labels_max: limits.labels_max,
+        label_name_bytes_max: limits.label_name_bytes_max,
+        label_value_bytes_max: limits.label_value_bytes_max,
+        payload_bytes_max: limits.payload_bytes_max.bytes() as usize,
+        depth_max: limits.depth_max,
+        points_per_record_max: limits.points_per_record_max,
+    }
+}
+
+fn inputs(config: &Config) -> Result<Vec<Input>> {
+    let one = |input: &crate::config::raw::Input| {
+        let format = Format::parse(input.format.as_str())
+            .with_context(|| format!("no decoder for the format {}", input.format.as_str()))?;
+        Ok(Input { topic: input.topic.clone(), format, dead_letter_topic: input.dead_letter_topic() })
+    };
+    config.inputs.iter().map(one).collect()
+}
+
+fn insight(config: &Config) -> Result<insight::settings::Settings> {
+    // The two speak the same keys; going through their common text form keeps them from drifting apart unseen.
+    let typed = serde_json::json!({
+        "anomalies": config.insight.anomaly,
+        "outliers": config.insight.outlier,
+        "forecasts": config.insight.forecast,
+        "tracks_max": config.insight.tracks_max,
+    });
+    serde_json::from_value(without_nulls(typed)).context("the section insight does not fit")
+}
+
+fn targets(config: &Config) -> Result<Vec<ScalingTarget>> {
+    let one = |scaling: &crate::config::raw::Scaling| {
+        let target: ScalingTarget = serde_json::from_value(without_nulls(serde_json::to_value(scaling)?))
+            .with_context(|| format!("scaling target {} does not fit", scaling.target))?;
+        target.check()?;
+        Ok(target)
+    };
+    config.scaling.iter().map(one).collect()
+}
+
+fn without_nulls(value: serde_json::Value) -> serde_json::Value {
+    use serde_json::Value;
+    match value {
+        Value::Object(fields) => {
+            let kept = fields.into_iter().filter(|(_, value)| !value.is_null());
+            Value::Object(kept.map(|(name, value)| (name, without_nulls(value))).collect())
+        }
+        Value::Array(items) => Value::Array(items.into_iter().map(without_nulls).collect()),
+        other => other,
+    }
+}
+
+/// Every view that insight or scaling names must be there.
+fn check_columns(config: &Config, views: &[Definition]) -> Result<()> {
+    let known: Vec<&str> = views.iter().map(|view| &*view.name).collect();
+    let insight = &config.insight;
+    let named = (insight.anomaly.iter().map(|a| ("insight.anomaly", &a.view)))
+        .chain(insight.outlier.iter().map(|o| ("insight.outlier", &o.view)))
+        .chain(insight.forecast.iter().map(|f| ("insight.forecast", &f.view)))
+        .chain(config.scaling.iter().map(|s| ("scaling", &s.view)));
+    for (section, view) in named {
+        anyhow::ensure!(
+            known.contains(&view.as_str()),
+            "{section} names the view {view:?}, which is not defined (hint: {})",
+            known.join(", ")
+        );
+    }
+    Ok(())
+}
+
+/// Streams of changes keep their history; what is a current state is compacted by its key, so that a consumer who comes
+/// late still finds the last word on every key.
+fn topics_wanted(config: &Config, inputs: &[Input], topics: &Topics, views: &[Definition]) -> Vec<Topic> {
+    if !config.topics.create {
+        return Vec::new();
+    }
+    let policy = |policy: &str| BTreeMap::from([("cleanup.policy".to_owned(), policy.to_owned())]);
+    let wanted = |name: &str, cleanup: &str| Topic {
+        name: name.to_owned(),
+        partitions: config.topics.partitions,
+        replication: Some(config.topics.replication),
+        config: policy(cleanup),
+    };
+    let history = [&topics.alerts, &topics.forecasts, &topics.anomalies].map(|name| wanted(name, "delete"));
+    let dead_letters = inputs.iter().map(|input| wanted(&input.dead_letter_topic, "delete"));
+    let views = views.iter().filter_map(|view| view.topic.as_deref()).map(|name| wanted(name, "delete"));
+    history.into_iter().chain([wanted(&topics.decisions, "compact,delete")]).chain(dead_letters).chain(views).collect()
+}
