@@ -1,14 +1,18 @@
 #!/usr/bin/env python3
-"""Shows that the checks of the end-to-end test pass on a store that is right and fail on every one that is not.
+"""Shows that the checks of the end-to-end test pass where all is right and fail on everything that is not.
 
-Needs neither Kafka nor Bellwether: the store is made of the truth itself, and then spoilt one way at a time.
+Needs no Bellwether: the store is made of the truth itself, and then spoilt one way at a time; so are the dead letters and
+the alerts where a Kafka is there ($BW_KAFKA), and without one those cases are named as not run.
 """
 
+import os
 import sys
 from array import array
 from pathlib import Path
 
 import duckdb
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic
 
 import checks
 import e2e
@@ -99,6 +103,93 @@ def spoilt():
     ]
 
 
+def letters() -> tuple:
+    """Returns (the broken records as the end-to-end test keeps them, the dead letters that are right for them)."""
+    broken, right = [], []
+    for offset, record in enumerate(truth.Truth(7, 600, 60, NOW_S)):
+        if not record.broken:
+            continue
+        at = (record.topic, record.partition, offset)
+        broken.append((*at, record.key, record.value, record.headers, record.broken))
+        reason = sorted(truth.BROKEN[record.broken])[0]
+        right.append({"at": at, "key": record.key, "value": record.value, "headers": record.headers, "reason": reason})
+    return broken, right
+
+
+def publish(producer, prefix: str, letter: dict):
+    topic, partition, offset = letter["at"]
+    ours = {"topic": f"{prefix}.{topic}", "partition": str(partition), "offset": str(offset),
+            "exception.class.name": letter["reason"], "exception.message": "expected one thing, got another"}
+    headers = [*letter["headers"], *((f"__connect.errors.{name}", value.encode()) for name, value in ours.items())]
+    producer.produce(f"{prefix}.{topic}.dlq", letter["value"], letter["key"], headers=headers)
+
+
+def spoilt_letters():
+    """Returns (name, what it makes of the right letters, whether to abort a copy of them, the check that must notice)."""
+    exactly, kept = "dead letters are exactly the broken records, each once", "dead letters keep key, value and headers"
+    first = lambda **changes: lambda right: [right[0] | changes, *right[1:]]
+    return [
+        ("right", lambda right: right, False, None),
+        ("aborted-copies", lambda right: right, True, None),
+        ("one-lost", lambda right: right[1:], False, exactly),
+        ("one-twice", lambda right: [*right, right[0]], False, exactly),
+        ("one-too-many", lambda right: [*right, right[0] | {"at": (*right[0]["at"][:2], 99_999)}], False, exactly),
+        ("changed-value", first(value=b"changed"), False, kept),
+        ("lost-header", first(headers=[("another", b"1")]), False, kept),
+        ("wrong-reason", first(reason="cardinality"), False, "dead letters carry the right reason"),
+    ]
+
+
+def kafka_cases(bootstrap: str) -> tuple:
+    """Returns (how many cases ran, what went wrong)."""
+    broken, right = letters()
+    schema = e2e.ROOT / "schemas" / "records" / "dead_letter.schema.json"
+    admin, failed, cases = AdminClient({"bootstrap.servers": bootstrap}), [], spoilt_letters()
+    for name, spoil, abort, notices in cases:
+        prefix = f"checks-{os.getpid()}-{name}"
+        made = admin.create_topics([NewTopic(f"{prefix}.{t}.dlq", 2, 1, config={"max.message.bytes": "8000000"}) for t in truth.FORMATS])
+        for future in made.values():
+            future.result(30)
+        producer = Producer({"bootstrap.servers": bootstrap, "transactional.id": prefix, "message.max.bytes": 8_000_000, "log_level": 3})
+        producer.init_transactions(60)
+        producer.begin_transaction()
+        for letter in spoil(right):
+            publish(producer, prefix, letter)
+        producer.commit_transaction(60)
+        if abort:
+            producer.begin_transaction()
+            for letter in right:
+                publish(producer, prefix, letter)
+            producer.flush(60)
+            producer.abort_transaction(60)
+        verdicts = Quiet()
+        checks.check_dead_letters(bootstrap, prefix, broken, schema, verdicts)
+        wrong = {check: detail for check, good, detail in verdicts.rows if not good}
+        if notices is None and wrong:
+            failed.append(f"dead letters that are right ({name}) fail {wrong}")
+        if notices is not None and notices not in wrong:
+            failed.append(f"not noticed by {notices!r}: {name}")
+        admin.delete_topics([f"{prefix}.{t}.dlq" for t in truth.FORMATS])
+    return len(cases), failed
+
+
+def alert_cases() -> tuple:
+    """Alerts that are right for the injected faults, and alerts that are not."""
+    right = []
+    for rule, labels, _, _ in truth.INCIDENTS.values():
+        right += [{"rule": rule, "labels": labels, "state": state} for state in ("pending", "firing", "resolved")]
+    false = {"rule": "error_rate_high", "labels": {"service": "login"}, "state": "firing"}
+    cases = [(right, set()), ([*right, false], {"no rule fires without a fault"}), (right[:-3], {"workflow"}), (right[:-1], {"workflow"})]
+    failed = []
+    for alerts, notices in cases:
+        verdicts = Quiet()
+        checks.check_alerts_found(alerts, verdicts)
+        wrong = [name for name, good, _ in verdicts.rows if not good]
+        if len(wrong) != len(notices) or not all(any(n in name for name in wrong) for n in notices):
+            failed.append(f"alerts: expected {notices} to be noticed, got {wrong}")
+    return len(cases), failed
+
+
 def main() -> int:
     tables = made_truth()
     db = store_of(tables)
@@ -112,9 +203,18 @@ def main() -> int:
         if check not in failing(db):
             failed.append(f"not noticed by {check!r}: {statement}")
         db.execute("ROLLBACK")
+    ran = len(cases) + 1
+    more = [alert_cases()]
+    if bootstrap := os.environ.get("BW_KAFKA"):
+        more.append(kafka_cases(bootstrap))
+    else:
+        print("not run: the cases of dead letters, for want of $BW_KAFKA")
+    for count, wrong in more:
+        ran += count
+        failed += wrong
     for text in failed:
         print(f"FAIL {text}")
-    print(f"checks: {len(cases) + 1 - len(failed)} passed, {len(failed)} failed")
+    print(f"checks: {ran - len(failed)} passed, {len(failed)} failed")
     return 1 if failed else 0
 
 
