@@ -4,7 +4,7 @@
 -- severity: warning
 -- for: 3m
 -- summary: {service} answers slowly: 95th percentile {value} s
--- description: Of {n} requests of {service} within the last minute, one in twenty took more than {value} s; over 1 s for 3 minutes.
+-- description: One in twenty of {n} requests of {service} took over {value} s within a minute; over 1 s for 3 minutes.
 SELECT service,
        n,
        p95 AS value

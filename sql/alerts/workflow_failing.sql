@@ -3,7 +3,7 @@
 -- severity: critical
 -- for: 10m
 -- summary: {workflow} fails {failure_percent} % of its runs
--- description: {failures} of {n} runs of {workflow} failed within the last 5 minutes; more than 20 % did for 10 minutes.
+-- description: {failures} of {n} runs of {workflow} failed in the last 5 minutes; more than 20 % did for 10 minutes.
 SELECT workflow,
        n,
        failures,

@@ -5,13 +5,13 @@
 //! How a plan comes about:
 //!
 //! 1. *Need.* Replicas for the load of now at `utilization` of their capacity (a measured load carries no margin), and
-//!    for the highest upper bound of the forecast at all of their capacity (the bound is the margin). The larger counts.
-//!    The forecast is looked at from now until start-up plus hold: what is asked for now serves after start-up, and a
-//!    decision to go down is held for at least the cooldown.
+//!    for the highest upper bound of the forecast at all of their capacity (the bound is the margin). The larger
+//!    counts. The forecast is looked at from now until start-up plus hold: what is asked for now serves after
+//!    start-up, and a decision to go down is held for at least the cooldown.
 //! 2. *Up at once* where the need is above what is asked for.
 //! 3. *Down* only after a lower need has held for the whole cooldown, to the highest need of that time (the
-//!    stabilisation window), and only where the lower number would hold [`TOLERANCE`] more than the need, so that a load
-//!    on the edge between two numbers does not move them back and forth.
+//!    stabilisation window), and only where the lower number would hold [`TOLERANCE`] more than the need, so that a
+//!    load on the edge between two numbers does not move them back and forth.
 //! 4. *Said* only where the number or the abstention changed; the epoch grows by one each time.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -159,7 +159,7 @@ impl TargetState {
 /// Plans one target at one moment; returns a decision where there is something new to say, and the state to plan from
 /// at the next moment. A moment not after the last one says nothing and changes nothing.
 ///
-/// The confidence of a number is the product of four shares, each rounded towards doubt rather than trust:
+/// The confidence of a number is the product of four shares, cut to a thousandth:
 /// freshness `1 - age / (2 * stale_after)`; history `n / (n + history_min)` for `n` usable rows; forecast
 /// `max(1/2, 1 / (1 + |upper - load| / max(upper, load)))`, and 1/2 without one, because a wide or steep forecast is
 /// worth little more than none; reach `held / needed` where the maximum of replicas does not hold the need. An
