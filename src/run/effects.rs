@@ -90,7 +90,7 @@ pub fn dead_letter(topic: &str, rejected: &Rejected) -> Outgoing {
         ("topic", rejected.from.topic.clone()),
         ("partition", rejected.from.partition.to_string()),
         ("offset", rejected.from.offset.to_string()),
-        ("exception.class.name", format!("bellwether.{}", rejected.why.reason.as_str())),
+        ("exception.class.name", rejected.why.reason.as_str().to_owned()),
         ("exception.message", rejected.why.message.clone()),
     ];
     let own = rejected.headers.iter().map(|(name, value)| (name.clone(), value.clone().unwrap_or_default()));

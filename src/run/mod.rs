@@ -1,1 +1,154 @@
-//! The composition root: builds, wires, spawns and shuts down.
+//! The composition root: reads the command line, builds the rooms, wires them, and shuts them down in order.
+
+mod check;
+mod client;
+mod clock;
+mod closed_loop;
+mod conductor;
+mod core;
+pub mod demo;
+mod effects;
+mod latest;
+mod outlet;
+mod partition;
+mod resume;
+mod rows;
+mod rules;
+mod service;
+mod settings;
+pub mod shipped;
+mod sql;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use tracing::info;
+
+use crate::config::{self, Loaded};
+use crate::telemetry::Telemetry;
+use crate::telemetry::logs::{LogFormat, init_logs};
+
+/// Watches the metric and event streams of orchestrators, and says what they need next.
+#[derive(Parser)]
+#[command(name = "bellwether", version, propagate_version = true, arg_required_else_help = true)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the service: consume, store, find, alert, decide, serve.
+    Run {
+        #[command(flatten)]
+        config: ConfigFile,
+    },
+    /// Watch it all happen on a simulated fleet and a broker of its own; needs nothing else.
+    Demo(demo::Options),
+    /// Ask SQL of a running service, or of a folder it wrote.
+    Sql(sql::Options),
+    /// Check the configuration, the views and the alert rules; exits non-zero where something is wrong.
+    Check {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Also see whether the brokers answer and the store can be opened.
+        #[arg(long)]
+        reachable: bool,
+    },
+    /// Show the configuration, or its schema.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Print every effective value and where it came from.
+    Show {
+        #[command(flatten)]
+        config: ConfigFile,
+    },
+    /// Print the JSON Schema of the configuration.
+    Schema,
+    /// Print a commented configuration with every key at its default.
+    Reference,
+}
+
+#[derive(clap::Args)]
+struct ConfigFile {
+    /// The configuration, TOML; without it ./bellwether.toml where there is one, else defaults and the environment.
+    #[arg(short, long, value_name = "FILE", env = "BELLWETHER_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+impl ConfigFile {
+    fn load(&self) -> Result<Loaded> {
+        let here = PathBuf::from("bellwether.toml");
+        let path = self.config.clone().or_else(|| here.exists().then_some(here));
+        Ok(config::load(path.as_deref(), std::env::vars())?)
+    }
+}
+
+/// Carries out the command line.
+pub fn run(arguments: Arguments) -> Result<()> {
+    match arguments.command {
+        Command::Run { config } => run_service(&config.load()?),
+        Command::Demo(options) => runtime()?.block_on(demo::run(options)),
+        Command::Sql(options) => runtime()?.block_on(sql::run(options)),
+        Command::Check { config, reachable } => runtime()?.block_on(check::run(config.load()?, reachable)),
+        Command::Config(ConfigCommand::Show { config }) => {
+            print!("{}", config.load()?.show());
+            Ok(())
+        }
+        Command::Config(ConfigCommand::Schema) => {
+            println!("{}", serde_json::to_string_pretty(&config::schema())?);
+            Ok(())
+        }
+        Command::Config(ConfigCommand::Reference) => {
+            print!("{}", config::reference::toml());
+            Ok(())
+        }
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("bellwether")
+        .build()
+        .context("failed to start the runtime")
+}
+
+fn run_service(loaded: &Loaded) -> Result<()> {
+    let format = match loaded.config.log.format {
+        config::raw::LogFormat::Text => LogFormat::Text,
+        config::raw::LogFormat::Json => LogFormat::Json,
+    };
+    let level = std::env::var("BELLWETHER_LOG").unwrap_or_else(|_| quiet(&format!("{:?}", loaded.config.log.level)));
+    init_logs(&level, format)?;
+    let settings = settings::Settings::of(loaded)?;
+    anyhow::ensure!(!settings.inputs.is_empty(), "no input is configured (hint: add [[inputs]] with topic and format)");
+    runtime()?.block_on(async {
+        let telemetry = Telemetry::default();
+        let announce = |address| info!(%address, "serving");
+        service::run(settings, telemetry, Box::new(|_| ()), announce, interrupted()).await
+    })
+}
+
+/// The libraries below are heard from `warn` on; what they say at `info` is about every single commit.
+fn quiet(level: &str) -> String {
+    format!("warn,bellwether={}", level.to_ascii_lowercase())
+}
+
+/// Is done at the first SIGINT or SIGTERM.
+async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}

@@ -37,6 +37,17 @@ pub struct Settings {
     pub head_bytes_max: usize,
 }
 
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            url: "./data".to_owned(),
+            options: HashMap::new(),
+            commit_interval: Duration::from_secs(2),
+            head_bytes_max: 512 << 20,
+        }
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("store.url {url:?} is not a folder or an object-store URL: {reason}")]
