@@ -73,7 +73,8 @@ impl HalfWidths {
 
 impl Pool {
     fn half_widths(&self, level: f64, unit: f64) -> Option<(f64, f64)> {
-        let needed = ((2.0 / (1.0 - level)).ceil() as usize).min(Calibration::ERRORS_MAX);
+        // Less a rounding error: 2 / (1 - 0.9) is a little more than 20.
+        let needed = ((2.0 / (1.0 - level) - 1e-9).ceil() as usize).min(Calibration::ERRORS_MAX);
         if self.errors.len() + 1 < needed {
             return None;
         }
