@@ -31,8 +31,8 @@ struct Pool {
 
 impl Calibration {
     const ERRORS_MAX: usize = 400;
-    /// How fast the aim follows the misses. Twice the 0.005 of Gibbs & Candès, as pooled horizons bring several at a time.
-    const RATE: f64 = 0.01;
+    /// How fast the aim follows the misses; the value of Gibbs & Candès.
+    const RATE: f64 = 0.005;
 
     pub fn new(horizon: usize, level: f64) -> Self {
         let pool = Pool { errors: VecDeque::new(), miss: 1.0 - level };

@@ -110,8 +110,9 @@ fn ets(y: &[f64], steps: usize, level: f64) -> Option<Path> {
     Path::new(Model::Ets, fitted.predict(steps, level).ok()?)
 }
 
-/// The mean of MSTL and the seasonal naive forecast: where the last season says more than the trend, as on series with a
-/// second, longer season, it halves the error of MSTL alone, and costs little elsewhere.
+/// The mean of MSTL and the seasonal naive forecast. On a series with a second, longer season, as load by day and week,
+/// the last season says more than the trend, and MSTL alone is worse than repeating it; elsewhere the mean costs a
+/// little accuracy.
 ///
 /// augurs takes the widths of the trend's intervals alone; the seasons' uncertainty is left to the calibration.
 fn mstl(y: &[f64], season: usize, steps: usize, level: f64) -> Option<Path> {
