@@ -137,27 +137,23 @@ fn past(frame: LazyFrame) -> PolarsResult<LazyFrame> {
     let subject = [col("subject")];
     let last_failed = col("failed").shift(lit(1));
     let last_duration = col("duration_ms").shift(lit(1));
-    let frame = frame
-        .sort(["ts", "row"], SortMultipleOptions::default().with_maintain_order(true))
-        .with_columns([
-            last_failed.clone().over(subject.clone())?.alias("last_failed"),
-            last_failed.clone().rolling_sum(window(10)).over(subject.clone())?.fill_null(lit(0.0)).alias("failures_10"),
-            last_failed.clone().rolling_sum(window(50)).over(subject.clone())?.fill_null(lit(0.0)).alias("failures_50"),
-            last_failed.cum_count(false).over(subject.clone())?.cast(DataType::Float64).alias("runs"),
-            last_duration.clone().over(subject.clone())?.alias("duration_last_ms"),
-            last_duration.rolling_mean(window(10)).over(subject.clone())?.alias("duration_mean_ms"),
-            (col("ts") - col("ts").shift(lit(1))).over(subject.clone())?.dt().total_microseconds(false).alias("gap_us"),
-            col("ts").dt().hour().alias("hour"),
-            col("ts").dt().weekday().alias("weekday"),
-            overall_rate().alias("overall_rate"),
-        ]);
+    let frame = frame.sort(["ts", "row"], SortMultipleOptions::default().with_maintain_order(true)).with_columns([
+        last_failed.clone().over(subject.clone())?.alias("last_failed"),
+        last_failed.clone().rolling_sum(window(10)).over(subject.clone())?.fill_null(lit(0.0)).alias("failures_10"),
+        last_failed.clone().rolling_sum(window(50)).over(subject.clone())?.fill_null(lit(0.0)).alias("failures_50"),
+        last_failed.cum_count(false).over(subject.clone())?.cast(DataType::Float64).alias("runs"),
+        last_duration.clone().over(subject.clone())?.alias("duration_last_ms"),
+        last_duration.rolling_mean(window(10)).over(subject.clone())?.alias("duration_mean_ms"),
+        (col("ts") - col("ts").shift(lit(1))).over(subject.clone())?.dt().total_microseconds(false).alias("gap_us"),
+        col("ts").dt().hour().alias("hour"),
+        col("ts").dt().weekday().alias("weekday"),
+        overall_rate().alias("overall_rate"),
+    ]);
     // A run of equal outcomes is numbered by how many changes came before it.
     let changed = col("last_failed").neq(col("last_failed").shift(lit(1))).fill_null(lit(false));
     let changes = changed.cast(DataType::Int64).cum_sum(false).over(subject)?;
-    let frame = frame.with_columns([
-        changes.alias("change"),
-        (col("gap_us").cast(DataType::Float64) / lit(1e6)).alias("gap_s"),
-    ]);
+    let frame = frame
+        .with_columns([changes.alias("change"), (col("gap_us").cast(DataType::Float64) / lit(1e6)).alias("gap_s")]);
     let run_length = col("last_failed").cum_count(false).over([col("subject"), col("change")])?;
     Ok(frame.with_columns([run_length.cast(DataType::Float64).alias("run_length")]))
 }

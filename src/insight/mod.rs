@@ -164,7 +164,8 @@ fn refuse_twins(settings: &Settings) -> Result<(), Error> {
     }
     for (at, one) in settings.outliers.iter().enumerate() {
         let same = |other: &&settings::OutlierSettings| {
-            (&other.view, &other.column, &other.group, &other.member) == (&one.view, &one.column, &one.group, &one.member)
+            (&other.view, &other.column, &other.group, &other.member)
+                == (&one.view, &one.column, &one.group, &one.member)
         };
         if settings.outliers.iter().skip(at + 1).any(|other| same(&other)) {
             return Err(twice(&one.view, &one.column));

@@ -104,8 +104,9 @@ mod duration_text {
 
     pub fn deserialize<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         let text = String::deserialize(deserializer)?;
-        humantime::parse_duration(&text)
-            .map_err(|error| serde::de::Error::custom(format!("expected a duration such as \"1h\", got {text:?}: {error}")))
+        humantime::parse_duration(&text).map_err(|error| {
+            serde::de::Error::custom(format!("expected a duration such as \"1h\", got {text:?}: {error}"))
+        })
     }
 }
 

@@ -116,8 +116,7 @@ fn a_window_told_twice_changes_nothing() {
 fn tracks_beyond_the_limit_are_counted_and_the_others_go_on() {
     let mut insight = Insight::new(&Settings { outliers: Vec::new(), ..settings() }).unwrap();
     for window in 0..120 {
-        let rows: Vec<Row> =
-            (0..15).map(|n| row(&[("service", &n.to_string())], "p99", wobble(window, n))).collect();
+        let rows: Vec<Row> = (0..15).map(|n| row(&[("service", &n.to_string())], "p99", wobble(window, n))).collect();
         let findings = insight.observe("latency", at(window), STEP, &rows);
         assert!(window < 100 || findings.scores.len() == 10);
     }

@@ -143,7 +143,7 @@ impl ForecastWatch {
     const POINTS: usize = 256;
     const SEASONS: usize = 4;
     /// A model is fitted anew after this share of its history, which bounds what fitting costs per point.
-    const REFITS_PER_HISTORY: usize = 16;
+    const REFITS_PER_HISTORY: usize = 64;
 
     pub fn try_new(settings: ForecastSettings) -> Result<Self, Error> {
         let ForecastSettings { view, column, season, horizon, level, .. } = &settings;

@@ -19,6 +19,10 @@ pub struct Channel {
 impl Channel {
     /// The scale forgets over about this many residuals.
     const MEMORY: f64 = 400.0;
+    /// Before so many residuals the scale means nothing, and what is scaled by it would spoil the tail.
+    const SCALE_WARM: u32 = 25;
+    /// Before so many residuals the tail means nothing, and nothing is a surprise.
+    const TAIL_WARM: u32 = 50;
     /// A residual counts for at most this many scales, so that one spike cannot blind the channel.
     const WINSOR: f64 = 4.0;
 
@@ -42,8 +46,10 @@ impl Channel {
         let size = residual.abs();
         let scale = self.scale.max(floor);
         let z = if scale > 0.0 { (size / scale).min(Tail::Z_MAX) } else { 0.0 };
-        let surprise = self.tail.surprise(z);
-        self.tail.learn(z);
+        let surprise = if self.seen >= Self::TAIL_WARM { self.tail.surprise(z) } else { 0.0 };
+        if self.seen >= Self::SCALE_WARM {
+            self.tail.learn(z);
+        }
         self.learn_scale(size, floor);
         surprise
     }

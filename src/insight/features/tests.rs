@@ -105,7 +105,8 @@ fn neither_the_own_outcome_nor_the_future_is_seen() {
 fn the_past_is_seen() {
     let events = history();
     let mut other = events.clone();
-    other[40].outcome = Some(if events[40].outcome.as_deref() == Some("success") { "failure" } else { "success" }.into());
+    other[40].outcome =
+        Some(if events[40].outcome.as_deref() == Some("success") { "failure" } else { "success" }.into());
     assert_ne!(bits(&of(&other), 80), bits(&of(&events), 80));
 }
 

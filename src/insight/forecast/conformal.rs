@@ -31,7 +31,7 @@ struct Pool {
 
 impl Calibration {
     const ERRORS_MAX: usize = 400;
-    /// How fast the aim follows the misses; Gibbs & Candès use 0.005.
+    /// How fast the aim follows the misses; the value of Gibbs & Candès.
     const RATE: f64 = 0.005;
 
     pub fn new(horizon: usize, level: f64) -> Self {
@@ -73,7 +73,8 @@ impl HalfWidths {
 
 impl Pool {
     fn half_widths(&self, level: f64, unit: f64) -> Option<(f64, f64)> {
-        let needed = ((2.0 / (1.0 - level)).ceil() as usize).min(Calibration::ERRORS_MAX);
+        // Less a rounding error: 2 / (1 - 0.9) is a little more than 20.
+        let needed = ((2.0 / (1.0 - level) - 1e-9).ceil() as usize).min(Calibration::ERRORS_MAX);
         if self.errors.len() + 1 < needed {
             return None;
         }

@@ -95,7 +95,8 @@ impl History {
     pub fn unit(&self, season: Option<usize>) -> f64 {
         const WINDOW: usize = 64;
         let lag = season.filter(|season| self.len() > 2 * season).unwrap_or(1);
-        let errors = self.values.iter().rev().zip(self.values.iter().rev().skip(lag)).map(|(now, then)| (now - then).abs());
+        let errors =
+            self.values.iter().rev().zip(self.values.iter().rev().skip(lag)).map(|(now, then)| (now - then).abs());
         let (count, sum) = errors.take(WINDOW.max(2 * lag)).fold((0usize, 0.0), |(n, sum), error| (n + 1, sum + error));
         let magnitude = self.last().unwrap_or(0.0).abs();
         // A constant series has no errors; a millionth of its value keeps the unit positive and the quotients finite.

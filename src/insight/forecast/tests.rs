@@ -36,8 +36,8 @@ fn fed(settings: Settings, values: &[f64]) -> Forecaster {
 #[test]
 fn a_season_is_forecast_better_than_naively_and_the_intervals_hold() {
     let report = backtest(settings(Some(24), 12), at(0), &rhythm(1000), 200).unwrap();
-    assert!(report.mase < 0.85 * report.mase_seasonal_naive, "{report:?}");
-    assert!(report.mase < 0.5 * report.mase_last_value, "{report:?}");
+    assert!(report.mase < 0.9 * report.mase_seasonal_naive, "{report:?}");
+    assert!(report.mase < 0.2 * report.mase_last_value, "{report:?}");
     assert!((0.86..=0.95).contains(&report.coverage), "{report:?}");
 }
 
