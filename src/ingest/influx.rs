@@ -51,7 +51,7 @@ impl Influx {
         }
         let time = cursor.timestamp()?.unwrap_or(arrived);
         for (series, value, place) in self.pending.drain(..) {
-            intake.sample(series, time, value).map_err(|reject| cursor.located(place, reject))?;
+            intake.sample(series, time, value).map_err(|reject| cursor.located(place, hint(reject)))?;
         }
         Ok(())
     }
@@ -121,6 +121,14 @@ fn describe(
     intake
         .intern(spelling, &mut Descriptor { name: &name, labels, kind: Kind::Gauge, unit: "" })
         .map_err(|reject| cursor.located(start, reject))
+}
+
+/// Adds the likely cause to a time far off: a producer that writes another precision than nanoseconds.
+fn hint(reject: Reject) -> Reject {
+    match reject.reason {
+        Reason::TimeRange => Reject::new(reject.reason, reject.message + "; timestamps are read as nanoseconds"),
+        _ => reject,
+    }
 }
 
 /// Takes away the backslash before any of these bytes; before any other it stands for itself.

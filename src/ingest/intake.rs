@@ -171,13 +171,15 @@ pub(super) fn missing(field: &str) -> Reject {
     Reject::new(Reason::Missing, format!("{field}: expected a value, got none"))
 }
 
-/// Returns the text cut to a length that fits a message.
+/// Returns the text cut to a length that fits a message, and on one line.
 pub(super) fn clip(text: &str) -> String {
     const CHARS_MAX: usize = 80;
-    match text.char_indices().nth(CHARS_MAX) {
-        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
-        None => text.to_owned(),
+    let mut rest = text.chars();
+    let mut clipped: String = rest.by_ref().take(CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if rest.next().is_some() {
+        clipped.push('…');
     }
+    clipped
 }
 
 fn fits(what: &str, text: &str, max: usize) -> Result<(), Reject> {

@@ -39,13 +39,14 @@ pub(super) struct Otlp {
 impl Parser for Otlp {
     fn parse(&mut self, record: &Record<'_>, intake: &mut Intake<'_>) -> Result<(), Reject> {
         let value = record.value;
-        match value.trim_ascii_start().first() {
-            None => return Err(Reject::new(Reason::Empty, "expected MetricsData, got none")),
-            Some(b'{') => {
-                let protobuf = json::to_protobuf(text(value)?, intake.limits)?;
-                return self.metrics_data(&protobuf, intake);
-            }
-            Some(_) => {}
+        if value.trim_ascii().is_empty() {
+            return Err(Reject::new(Reason::Empty, "expected MetricsData, got none"));
+        }
+        // A line break is no blank here: it is also the first byte of every protobuf MetricsData.
+        let start = value.iter().find(|b| !matches!(b, b' ' | b'\t' | b'\r'));
+        if start == Some(&b'{') {
+            let protobuf = json::to_protobuf(text(value)?, intake.limits)?;
+            return self.metrics_data(&protobuf, intake);
         }
         if value.starts_with(&[0x1f, 0x8b]) {
             return text(value).map(drop);
