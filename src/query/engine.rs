@@ -52,6 +52,18 @@ pub struct Settings {
     pub statement_bytes_max: usize,
 }
 
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            memory_bytes_max: 1 << 30,
+            rows_max: 1_000_000,
+            timeout: Duration::from_secs(30),
+            concurrency_max: 4,
+            statement_bytes_max: 64 << 10,
+        }
+    }
+}
+
 /// Gives the tables as of now, one consistent set; called once for every query.
 pub type Pin = Arc<dyn Fn() -> Vec<(String, Arc<dyn TableProvider>)> + Send + Sync>;
 

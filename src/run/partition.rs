@@ -76,9 +76,6 @@ impl Partitions {
         self.all.iter().flatten()
     }
 
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Partition> {
-        self.all.iter_mut().flatten()
-    }
 }
 
 /// What is committed with the offsets of the effect path: the watermark through which effects were emitted.

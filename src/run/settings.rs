@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use super::core::Input;
 use super::effects::Topics;
 use super::shipped;
-use crate::config::{Config, Loaded};
+use crate::config::{Config, Loaded, raw};
 use crate::decide::planner::ScalingTarget;
 use crate::decide::rule::Rule;
 use crate::ingest::{Format, Limits};
@@ -45,7 +45,7 @@ impl Settings {
     pub fn of(loaded: &Loaded) -> Result<Settings> {
         let config = &loaded.config;
         let views = shipped::views(&config.stream.views, Defaults { lateness: config.stream.lateness.get() })?;
-        let inputs = inputs(config)?;
+        let inputs = inputs(config);
         let topics = Topics {
             alerts: config.topics.alerts.clone(),
             decisions: config.topics.decisions.clone(),
@@ -128,11 +128,16 @@ fn limits(config: &Config) -> Limits {
     }
 }
 
-fn inputs(config: &Config) -> Result<Vec<Input>> {
-    let one = |input: &crate::config::raw::Input| {
-        let format = Format::parse(input.format.as_str())
-            .with_context(|| format!("no decoder for the format {}", input.format.as_str()))?;
-        Ok(Input { topic: input.topic.clone(), format, dead_letter_topic: input.dead_letter_topic() })
+fn inputs(config: &Config) -> Vec<Input> {
+    let one = |input: &raw::Input| {
+        let format = match input.format {
+            raw::Format::JsonMetrics => Format::JsonMetrics,
+            raw::Format::JsonEvents => Format::JsonEvents,
+            raw::Format::CloudEvents => Format::CloudEvents,
+            raw::Format::OtlpMetrics => Format::OtlpMetrics,
+            raw::Format::InfluxLine => Format::InfluxLine,
+        };
+        Input { topic: input.topic.clone(), format, dead_letter_topic: input.dead_letter_topic() }
     };
     config.inputs.iter().map(one).collect()
 }
@@ -149,7 +154,7 @@ fn insight(config: &Config) -> Result<insight::settings::Settings> {
 }
 
 fn targets(config: &Config) -> Result<Vec<ScalingTarget>> {
-    let one = |scaling: &crate::config::raw::Scaling| {
+    let one = |scaling: &raw::Scaling| {
         let target: ScalingTarget = serde_json::from_value(without_nulls(serde_json::to_value(scaling)?))
             .with_context(|| format!("scaling target {} does not fit", scaling.target))?;
         target.check()?;

@@ -34,7 +34,7 @@ pub struct Options {
 
 /// Asks and prints.
 pub async fn run(options: Options) -> Result<()> {
-    let format = Format::from_str(&options.format)?;
+    let format = Format::from_str(&options.format).map_err(anyhow::Error::msg)?;
     let binary = matches!(format, Format::Arrow | Format::Parquet);
     anyhow::ensure!(
         !(binary && options.output.is_none() && std::io::stdout().is_terminal()),
