@@ -54,6 +54,9 @@ pub struct Reachable {
 /// The longest wait for one answer while trying; short, so that the reasons for a failure are seen soon.
 const STEP: Duration = Duration::from_millis(500);
 
+/// The pause between two questions about a topic that is coming into being.
+const PAUSE: Duration = Duration::from_millis(50);
+
 /// Makes the topics that do not exist; one result per topic, in order.
 ///
 /// A broker without the request, as the embedded one, is asked for the topic in the way that makes it come into being.
@@ -173,6 +176,7 @@ fn ask_for<C: ClientContext>(client: &Client<C>, topic: &Topic, timeout: Duratio
         if Instant::now() >= deadline {
             return Err(KafkaError::TopicMissing { topic: topic.name.clone() });
         }
+        thread::park_timeout(PAUSE);
     }
 }
 

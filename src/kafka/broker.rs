@@ -83,6 +83,19 @@ impl EmbeddedBroker {
         self.with_cluster("slow the embedded broker down", |cluster| cluster.broker_round_trip_time(ALL, by))
     }
 
+    /// Answers the next requests of a kind with these errors, one each.
+    #[cfg(test)]
+    pub(super) fn fail_next(
+        &self,
+        request: rdkafka::types::RDKafkaApiKey,
+        errors: &[rdkafka::types::RDKafkaRespErr],
+    ) -> Result<(), KafkaError> {
+        self.with_cluster("inject errors", |cluster| {
+            cluster.request_errors(request, errors);
+            Ok(())
+        })
+    }
+
     fn with_cluster(
         &self,
         operation: &'static str,

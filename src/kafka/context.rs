@@ -33,10 +33,6 @@ impl Observer {
         Observer { role, errors: Mutex::default() }
     }
 
-    pub(super) fn role(&self) -> &'static str {
-        self.role
-    }
-
     /// Takes the errors reported since the last call.
     pub(super) fn take_errors(&self) -> Vec<(Code, String)> {
         lock(&self.errors).drain(..).collect()
