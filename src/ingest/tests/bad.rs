@@ -47,7 +47,8 @@ fn record(format: Format, parts: &Parts) -> Vec<u8> {
         ),
         Format::OtlpMetrics => format!(
             r#"{{"resourceMetrics":[{{"scopeMetrics":[{{"metrics":[{{"name":"{name}","gauge":{{"dataPoints":[
-               {{"timeUnixNano":"{nanos}","asDouble":{value},"attributes":[{{"key":"a","value":{{"stringValue":{label}}}}}]}}]}}}}]}}]}}]}}"#
+               {{"timeUnixNano":"{nanos}","asDouble":{value},
+               "attributes":[{{"key":"a","value":{{"stringValue":{label}}}}}]}}]}}}}]}}]}}]}}"#
         ),
         Format::InfluxLine => format!("{name},a={} value={value} {nanos}", label.trim_matches('"')),
     };
