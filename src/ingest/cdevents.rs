@@ -89,8 +89,8 @@ pub(super) fn is_cdevent(kind: &str) -> bool {
     kind.starts_with(PREFIX)
 }
 
-/// Fills the columns of an event from its data, which must hold a CDEvent. `timed` says that the envelope brought a time;
-/// without one that of the data's context holds.
+/// Fills the columns of an event from its data, which must hold a CDEvent. `timed` says that the envelope brought a
+/// time; without one that of the data's context holds.
 pub(super) fn fill(event: &mut Event, timed: bool) -> Result<(), Reject> {
     let text = event.data.as_deref().ok_or_else(|| missing("data"))?;
     let data: Value = serde_json::from_str(text)

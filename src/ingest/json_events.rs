@@ -1,5 +1,5 @@
-//! JSON events: `{"ts", "id", "source", "type", "subject", "outcome", "duration_ms", "severity", "attributes", "data"}`, an
-//! array of them, or one per line. `type` and `subject` must be there; keys not named here are ignored.
+//! JSON events: `{"ts", "id", "source", "type", "subject", "outcome", "duration_ms", "severity", "attributes",
+//! "data"}`, an array of them, or one per line. `type` and `subject` must be there; keys not named here are ignored.
 
 use std::collections::BTreeMap;
 

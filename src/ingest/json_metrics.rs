@@ -1,8 +1,8 @@
 //! JSON metrics: `{"ts", "name", "labels", "value", "kind", "unit"}`, an array of them, or one per line.
 //!
-//! Two foreign spellings are told by their keys: Telegraf's (`fields` and `tags`, or a batch under `metrics`), and that of
-//! prometheus-kafka-adapter (`timestamp`, the value as a string, the name once more as label `__name__`).
-//! A record whose spelling was seen before costs no parsing of labels; nothing here may allocate on that path.
+//! Two foreign spellings are told by their keys: Telegraf's (`fields` and `tags`, or a batch under `metrics`), and that
+//! of prometheus-kafka-adapter (`timestamp`, the value as a string, the name once more as label `__name__`). A record
+//! whose spelling was seen before costs no parsing of labels; nothing here may allocate on that path.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;

@@ -91,7 +91,7 @@ pub struct Limits {
     pub label_value_bytes_max: usize,
     /// Bytes of a whole record.
     pub payload_bytes_max: usize,
-    /// Levels of nesting in JSON and in OpenTelemetry attribute values.
+    /// Levels of nesting in JSON and in OpenTelemetry attribute values. The JSON reader itself stops short of 128.
     pub depth_max: usize,
     /// Samples or events that one record may yield.
     pub points_per_record_max: usize,

@@ -1,7 +1,7 @@
 //! Tests of the decoders: golden files, the ways in which input goes wrong, and round trips.
 //!
-//! A new case is a new file under `tests/data/ingest/<format>/`: the input, `<case>.headers.json` where it has headers, and
-//! `<case>.expected.json`, which `UPDATE_GOLDEN=1` writes.
+//! A new case is a new file under `tests/data/ingest/<format>/`: the input, `<case>.headers.json` where it has headers,
+//! and `<case>.expected.json`, which `UPDATE_GOLDEN=1` writes.
 
 mod bad;
 mod golden;

@@ -1,9 +1,9 @@
 //! Attributes of resources and points to labels.
 //!
-//! The rule: every resource attribute and every point attribute is a label under its sanitised name; where both have one,
-//! the point's stands. `service.namespace/service.name` also gives `job` and `service.instance.id` gives `instance`, over
-//! anything else of these names. Names that become equal when sanitised have their values joined by `;`, in the order of
-//! the original names. Values that are no strings are written as Prometheus' receiver writes them.
+//! The rule: every resource attribute and every point attribute is a label under its sanitised name; where both have
+//! one, the point's stands. `service.namespace/service.name` also gives `job` and `service.instance.id` gives
+//! `instance`, over anything else of these names. Names that become equal when sanitised have their values joined by
+//! `;`, in the order of the original names. Values that are no strings are written as Prometheus' receiver writes them.
 
 use std::collections::BTreeMap;
 

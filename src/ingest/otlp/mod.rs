@@ -1,6 +1,7 @@
 //! OpenTelemetry metrics (`MetricsData` or `ExportMetricsServiceRequest`, which are the same on the wire).
 //!
-//! Protobuf is read in place; JSON is turned into protobuf first, so that there is one meaning. What becomes of a point:
+//! Protobuf is read in place; JSON is turned into protobuf first, so that there is one meaning. What becomes of a
+//! point:
 //!
 //! | data | samples | kind |
 //! |---|---|---|

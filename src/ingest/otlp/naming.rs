@@ -1,6 +1,7 @@
 //! OpenTelemetry names to Prometheus names, as Prometheus' OTLP receiver does by default (translation strategy
-//! `UnderscoreEscapingWithSuffixes`): runs of other characters become one underscore, the unit and `total` or `ratio` are
-//! appended. Source of the rules: OpenTelemetry's "Prometheus and OpenMetrics Compatibility" and prometheus/otlptranslator.
+//! `UnderscoreEscapingWithSuffixes`): runs of other characters become one underscore, the unit and `total` or `ratio`
+//! are appended. Source of the rules: OpenTelemetry's "Prometheus and OpenMetrics Compatibility" and
+//! prometheus/otlptranslator.
 
 /// What a metric is, as far as its name depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -318,8 +318,8 @@ impl Otlp {
 /// Reads one point of some kind.
 type Read = fn(&mut Otlp, &[u8], &Metric<'_>, &mut Intake<'_>) -> Result<(), Reject>;
 
-/// Emits the buckets of an exponential histogram as steps of a cumulative one: empty buckets none, and those whose bounds
-/// round to the same number, or to infinity, one together.
+/// Emits the buckets of an exponential histogram as steps of a cumulative one: empty buckets none, and those whose
+/// bounds round to the same number, or to infinity, one together.
 struct Steps<'a> {
     sink: &'a Otlp,
     point: &'a Point<'a>,

@@ -1,7 +1,7 @@
 //! The protobuf wire format, read in place: fields of a message as numbers and slices of the payload.
 //!
-//! Written out rather than generated, because generated types own every string of every point: a series seen before needs
-//! none of them, and a few bytes of payload could claim a hundred times their size in memory.
+//! Written out rather than generated, because generated types own every string of every point: a series seen before
+//! needs none of them, and a few bytes of payload could claim a hundred times their size in memory.
 
 use crate::ingest::intake::clip;
 use crate::model::reject::{Reason, Reject};

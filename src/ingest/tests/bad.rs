@@ -1,5 +1,5 @@
-//! The ways in which records go wrong, tried on every format: each is refused with its reason, leaves nothing behind, and
-//! does not disturb the record after it. Large inputs are made here rather than kept as files.
+//! The ways in which records go wrong, tried on every format: each is refused with its reason, leaves nothing behind,
+//! and does not disturb the record after it. Large inputs are made here rather than kept as files.
 
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
@@ -42,11 +42,13 @@ fn record(format: Format, parts: &Parts) -> Vec<u8> {
             r#"{{"ts":"{time}","type":"{name}","subject":"s","duration_ms":{value},"attributes":{{"a":{label}}}}}"#
         ),
         Format::CloudEvents => format!(
-            r#"{{"specversion":"1.0","id":"1","source":"s","type":"{name}","time":"{time}","ext":{label},"data":{{"duration_ms":{value}}}}}"#
+            r#"{{"specversion":"1.0","id":"1","source":"s","type":"{name}","time":"{time}","ext":{label},
+               "data":{{"duration_ms":{value}}}}}"#
         ),
         Format::OtlpMetrics => format!(
-            r#"{{"resourceMetrics":[{{"scopeMetrics":[{{"metrics":[{{"name":"{name}","gauge":{{"dataPoints":[{{"timeUnixNano":"{nanos}",
-               "asDouble":{value},"attributes":[{{"key":"a","value":{{"stringValue":{label}}}}}]}}]}}}}]}}]}}]}}"#
+            r#"{{"resourceMetrics":[{{"scopeMetrics":[{{"metrics":[{{"name":"{name}","gauge":{{"dataPoints":[
+               {{"timeUnixNano":"{nanos}","asDouble":{value},
+               "attributes":[{{"key":"a","value":{{"stringValue":{label}}}}}]}}]}}}}]}}]}}]}}"#
         ),
         Format::InfluxLine => format!("{name},a={} value={value} {nanos}", label.trim_matches('"')),
     };

@@ -8,6 +8,7 @@ use opentelemetry_proto::tonic::metrics::v1::number_data_point::Value;
 use opentelemetry_proto::tonic::metrics::v1::{
     Gauge, Metric, MetricsData, NumberDataPoint, ResourceMetrics, ScopeMetrics, Sum,
 };
+use opentelemetry_proto::tonic::resource::v1::Resource;
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use prost::Message;
@@ -94,7 +95,6 @@ proptest! {
         for s in &samples {
             // A backslash before a character that can be escaped has no spelling of its own.
             let name = s.name.replace('\\', "/");
-            // Nor has a line that begins as a comment or a blank does.
             text += &escape(&name, ", ");
             for (label, value) in &s.labels {
                 text += &format!(",{}={}", escape(label, ", ="), escape(value, ", ="));
@@ -134,8 +134,9 @@ proptest! {
             Metric { name: s.name.clone(), data: Some(data), ..Metric::default() }
         }).collect();
         let scope_metrics = vec![ScopeMetrics { metrics, ..ScopeMetrics::default() }];
-        let of = opentelemetry_proto::tonic::resource::v1::Resource { attributes: attributes(&resource), ..Default::default() };
-        let resource_metrics = vec![ResourceMetrics { resource: Some(of), scope_metrics, ..ResourceMetrics::default() }];
+        let of = Resource { attributes: attributes(&resource), ..Resource::default() };
+        let of = ResourceMetrics { resource: Some(of), scope_metrics, ..ResourceMetrics::default() };
+        let resource_metrics = vec![of];
         let data = MetricsData { resource_metrics };
         let expected: Vec<_> = samples.into_iter().map(|s| Sample {
             name: if s.kind == Kind::Gauge { s.name } else { s.name + "_total" },
@@ -193,7 +194,8 @@ proptest! {
     fn no_bytes_make_a_decoder_panic(bytes in vec(any::<u8>(), 0..300)) {
         for format in Format::ALL {
             drop(Bench::new(format).feed(&bytes));
-            drop(Bench::new(format).feed_with(&bytes, &[("ce_id", &bytes), ("ce_type", b"dev.cdevents.a.b.1"), ("ce_é", b"")]));
+            let headers: [(&str, &[u8]); 3] = [("ce_id", &bytes), ("ce_type", b"dev.cdevents.a.b.1"), ("ce_é", b"")];
+            drop(Bench::new(format).feed_with(&bytes, &headers));
         }
     }
 
