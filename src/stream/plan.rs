@@ -12,6 +12,8 @@ use datafusion::datasource::empty::EmptyTable;
 use datafusion::error::Result;
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{Expr, GroupsAccumulator, LogicalPlan};
+use datafusion::optimizer::Optimizer;
+use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
 use datafusion::physical_expr::aggregate::{AggregateFunctionExpr, LoweredAggregate, LoweredAggregateBuilder};
 use datafusion::physical_expr::utils::reassign_expr_columns;
 use datafusion::physical_expr::{GroupsAccumulatorAdapter, PhysicalExpr};
@@ -95,6 +97,10 @@ pub(super) async fn plan(definition: &Definition, events: &SchemaRef) -> Result<
         .analyzer()
         .execute_and_check(logical, &state.config_options().clone(), |_, _| {})
         .map_err(failed)?;
+    // Some functions exist only for the simplifier to turn into others; no other rule may run, as the cut needs the
+    // plan in the shape it was written in.
+    let simplify = Optimizer::with_rules(vec![Arc::new(SimplifyExpressions::new())]);
+    let logical = simplify.optimize(logical, &state, |_, _| {}).map_err(failed)?;
     let cut = Cut::of(&logical).map_err(|message| unsupported(definition, message))?;
     Builder { definition, ctx: &ctx, cut }.build()
 }

@@ -266,9 +266,8 @@ impl View {
             let arguments = aggregate.arguments.iter().map(|argument| self.operand(argument, batch, refs));
             let arguments = arguments.collect::<Result<Vec<_>>>()?;
             let filter = aggregate.filter.as_ref().map(|filter| self.operand(filter, batch, refs)).transpose()?;
-            // A condition that is NULL does not hold.
-            let filter = filter.map(|mask| Ok::<_, DataFusionError>(prep_null_mask_filter(as_boolean(&mask)?)));
-            inputs.push((arguments, filter.transpose()?));
+            let filter = filter.as_ref().map(holds).transpose()?;
+            inputs.push((arguments, filter));
         }
         Ok(Selection { rows, keys, inputs })
     }
@@ -398,6 +397,12 @@ fn per_series(operand: &Operand, fresh: &[ArrayRef]) -> ArrayRef {
         Operand::PerSeries(at) => Arc::clone(&fresh[*at]),
         Operand::PerRow(_) => unreachable!("only asked for when every key depends on the series alone"),
     }
+}
+
+/// Returns where a condition holds; one that is NULL does not.
+fn holds(condition: &ArrayRef) -> Result<BooleanArray> {
+    let mask = as_boolean(condition)?;
+    Ok(if mask.null_count() == 0 { mask.clone() } else { prep_null_mask_filter(mask) })
 }
 
 fn take_input(
