@@ -156,7 +156,7 @@ fn example() -> Config {
         windows_min: Outlier::default_windows_min(),
     };
     let forecast = Forecast {
-        view: "service_throughput_10s".to_owned(),
+        view: "service_throughput_1m".to_owned(),
         column: "per_second".to_owned(),
         by: service(),
         season: Some(Span::from_secs(86_400)),
@@ -165,7 +165,7 @@ fn example() -> Config {
     };
     let scaling = Scaling {
         target: "checkout".to_owned(),
-        view: "service_throughput_10s".to_owned(),
+        view: "service_throughput_1m".to_owned(),
         column: "per_second".to_owned(),
         key: [("service".to_owned(), "checkout".to_owned())].into(),
         capacity_per_replica: 100.0,

@@ -18,7 +18,7 @@ macro_rules! shipped {
 /// Every file of `sql/views`; a test keeps the list whole.
 pub const VIEWS: &[(&str, &str)] = shipped!("views":
     "component_health_10s" "deployments_5m" "queue_depth_1m" "replica_latency_30s" "resource_use_30s"
-    "service_errors_1m" "service_latency_1m" "service_throughput_10s" "task_duration_5m" "workflow_duration_5m"
+    "service_errors_1m" "service_latency_1m" "service_throughput_1m" "task_duration_5m" "workflow_duration_5m"
     "workflow_outcomes_5m_by_1m");
 
 /// Every file of `sql/alerts`; a test keeps the list whole.

@@ -6,7 +6,7 @@ use super::*;
 
 fn target() -> ScalingTarget {
     serde_json::from_value(serde_json::json!({
-        "target": "checkout", "view": "service_throughput_10s", "column": "rate", "key": {"service": "checkout"},
+        "target": "checkout", "view": "service_throughput_1m", "column": "rate", "key": {"service": "checkout"},
         "capacity_per_replica": 100.0, "utilization": 0.8, "replicas_max": 10, "startup": "1m", "cooldown": "5m",
         "cost_per_replica_hour": 0.5, "stale_after": "3m", "history_min": 3, "unit": "/s",
     }))
@@ -120,27 +120,27 @@ fn missing_data_is_an_abstention_and_never_zero() {
             vec![],
             at(0),
             Abstention::NoData,
-            "no row of service_throughput_10s has been seen for checkout; keep 4 replicas",
+            "no row of service_throughput_1m has been seen for checkout; keep 4 replicas",
         ),
         (
             three(100.0),
             at(181),
             Abstention::StaleData,
-            "the newest row of service_throughput_10s is of 12:00:00, 3m 1s ago, where at most 3m is allowed; \
+            "the newest row of service_throughput_1m is of 12:00:00, 3m 1s ago, where at most 3m is allowed; \
              keep 4 replicas",
         ),
         (
             three(f64::NAN),
             at(0),
             Abstention::UnusableLoad,
-            "service_throughput_10s.rate is NaN at 12:00:00, where a load of at least zero was expected; keep 4 replicas",
+            "service_throughput_1m.rate is NaN at 12:00:00, where a load of at least zero was expected; keep 4 replicas",
         ),
         (three(-1.0), at(0), Abstention::UnusableLoad, "-1 at 12:00:00"),
         (
             three(100.0)[1..].to_vec(),
             at(0),
             Abstention::ShortHistory,
-            "2 usable rows of service_throughput_10s where 3",
+            "2 usable rows of service_throughput_1m where 3",
         ),
         // Rows from after the moment are not known at the moment.
         (three(100.0), at(-200), Abstention::NoData, "no row"),

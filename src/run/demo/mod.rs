@@ -157,7 +157,7 @@ fn environment(broker: &EmbeddedBroker, folder: &Folder, listen: &str, fleet: &F
         .services()
         .map(|service| {
             format!(
-                "{{target = {service:?}, view = \"service_throughput_10s\", column = \"per_second\", \
+                "{{target = {service:?}, view = \"service_throughput_1m\", column = \"per_second\", \
                  key = {{service = {service:?}}}, capacity_per_replica = 1.0, replicas_max = 30, startup = \"1m\", \
                  cooldown = \"5m\", cost_per_replica_hour = 0.12}}"
             )
@@ -183,7 +183,7 @@ fn environment(broker: &EmbeddedBroker, folder: &Folder, listen: &str, fleet: &F
         ),
         set(
             "INSIGHT__FORECAST",
-            "[{view = \"service_throughput_10s\", column = \"per_second\", by = [\"service\"], season = \"10m\", \
+            "[{view = \"service_throughput_1m\", column = \"per_second\", by = [\"service\"], season = \"10m\", \
              horizon = \"6m\", level = 0.95}]"
                 .to_owned(),
         ),
