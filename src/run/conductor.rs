@@ -133,7 +133,7 @@ impl Conductor {
                     self.caught_up.remove(&(message.topic().clone(), message.partition()));
                 }
                 let bounds = self.parts.settings.bounds(clock::now());
-                self.parts.core.ingest(&batch, bounds)?;
+                self.parts.core.ingest(batch.iter(), bounds)?;
                 self.moved = true;
             }
             SourceEvent::Assigned { partitions, start } => {

@@ -3,19 +3,19 @@
 mod check;
 mod client;
 mod clock;
-mod closed_loop;
+pub mod closed_loop;
 mod conductor;
-mod core;
+pub mod core;
 pub mod demo;
-mod effects;
+pub mod effects;
 mod latest;
 mod outlet;
-mod partition;
+pub mod partition;
 mod resume;
 mod rows;
-mod rules;
-mod service;
-mod settings;
+pub mod rules;
+pub mod service;
+pub mod settings;
 pub mod shipped;
 mod sql;
 

@@ -140,7 +140,8 @@ pub async fn rules(settings: &Settings, engine: &Engine) -> Result<Rules> {
     Rules::new(settings.rules.clone(), views).await
 }
 
-async fn build_core(settings: &Settings, engine: Engine, store: &Arc<Store>, telemetry: &Telemetry) -> Result<Core> {
+/// Builds the core and brings it to where the store stands.
+pub async fn build_core(settings: &Settings, engine: Engine, store: &Arc<Store>, telemetry: &Telemetry) -> Result<Core> {
     let closed_loop = ClosedLoop::new(closed_loop::Parts {
         interval: settings.evaluation_interval,
         insight: settings.insight.clone(),

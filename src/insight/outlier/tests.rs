@@ -1,3 +1,5 @@
+//! Tests of group outliers.
+
 use super::*;
 
 fn at(window: usize) -> EventTime {
