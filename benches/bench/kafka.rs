@@ -58,11 +58,7 @@ fn preload(kafka: &bellwether::kafka::settings::Settings, topic: &str, set: &Set
 }
 
 /// Runs the service until it has consumed everything and committed it; returns the most memory seen, in MiB.
-async fn consume(
-    settings: bellwether::run::settings::Settings,
-    telemetry: Telemetry,
-    records: usize,
-) -> Result<f64> {
+async fn consume(settings: bellwether::run::settings::Settings, telemetry: Telemetry, records: usize) -> Result<f64> {
     let watched = telemetry.clone();
     let mut peak = 0.0f64;
     let mut beat = tokio::time::interval(Duration::from_millis(50));

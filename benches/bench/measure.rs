@@ -77,7 +77,8 @@ impl Results {
         let path = build_folder()?.join("bench-results.csv");
         let mut rows: BTreeMap<String, String> = BTreeMap::new();
         if let Ok(old) = std::fs::read_to_string(&path) {
-            let kept = old.lines().skip(1).filter_map(|line| Some((line.split(',').next()?.to_owned(), line.to_owned())));
+            let kept =
+                old.lines().skip(1).filter_map(|line| Some((line.split(',').next()?.to_owned(), line.to_owned())));
             rows.extend(kept);
         }
         for row in &self.rows {

@@ -92,7 +92,10 @@ fn influx(from: usize, of: usize, series: usize, rng: &mut StdRng) -> Vec<u8> {
         let ratio = rng.random_range(0..10_000) as f64 / 10_000.0;
         let ns = at_ms(n, of) * 1_000_000;
         let service = one % 20;
-        let _ = writeln!(text, "resource_use,service=service-{service},replica=replica-{one},resource=cpu ratio={ratio} {ns}");
+        let _ = writeln!(
+            text,
+            "resource_use,service=service-{service},replica=replica-{one},resource=cpu ratio={ratio} {ns}"
+        );
     }
     text.into_bytes()
 }

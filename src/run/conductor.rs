@@ -258,7 +258,8 @@ impl Conductor {
     fn flush(&mut self) -> Result<()> {
         let core = &mut self.parts.core;
         let through = core.closed_loop.tick();
-        let emitted = Emitted { through_micros: through.unwrap_or(EventTime::MIN).max(core.emitted_before).as_micros() };
+        let emitted =
+            Emitted { through_micros: through.unwrap_or(EventTime::MIN).max(core.emitted_before).as_micros() };
         let offsets: Vec<Offset> = core
             .partitions
             .iter()

@@ -378,7 +378,9 @@ impl Core {
                     .flatten()
                     .and_then(|&series| self.interner.all().get(series as usize))
                     .map(|series| series.id.0),
-                value: (source == Source::Metrics).then(|| decoded.samples.value.get(one.row as usize).copied()).flatten(),
+                value: (source == Source::Metrics)
+                    .then(|| decoded.samples.value.get(one.row as usize).copied())
+                    .flatten(),
                 event_id: (source == Source::Events)
                     .then(|| decoded.events.get(one.row as usize).map(|event| event.id.clone()))
                     .flatten(),

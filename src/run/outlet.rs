@@ -36,7 +36,9 @@ pub struct Flush {
 /// What became of a flush.
 #[derive(Debug)]
 pub enum Landed {
-    Done { through: Option<EventTime> },
+    Done {
+        through: Option<EventTime>,
+    },
     /// Nothing more can be emitted by this process.
     Failed(KafkaError),
 }
@@ -144,7 +146,11 @@ impl Carrier {
     }
 
     /// Tries until it works, waiting longer each time; none where the service stops meanwhile.
-    fn insist<T>(&self, what: &'static str, mut f: impl FnMut() -> Result<T, KafkaError>) -> Result<Option<T>, KafkaError> {
+    fn insist<T>(
+        &self,
+        what: &'static str,
+        mut f: impl FnMut() -> Result<T, KafkaError>,
+    ) -> Result<Option<T>, KafkaError> {
         let mut wait = RETRY_FIRST;
         loop {
             match f() {

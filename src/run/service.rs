@@ -141,7 +141,12 @@ pub async fn rules(settings: &Settings, engine: &Engine) -> Result<Rules> {
 }
 
 /// Builds the core and brings it to where the store stands.
-pub async fn build_core(settings: &Settings, engine: Engine, store: &Arc<Store>, telemetry: &Telemetry) -> Result<Core> {
+pub async fn build_core(
+    settings: &Settings,
+    engine: Engine,
+    store: &Arc<Store>,
+    telemetry: &Telemetry,
+) -> Result<Core> {
     let closed_loop = ClosedLoop::new(closed_loop::Parts {
         interval: settings.evaluation_interval,
         insight: settings.insight.clone(),

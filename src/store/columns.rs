@@ -128,7 +128,8 @@ pub fn loop_tables() -> Vec<TableSpec> {
         may("previous_replicas", Int64),
     ];
     let anomaly = [vec![text("id"), need("at", timestamp())], track()].concat();
-    let forecast = [vec![text("id"), need("issued_at", timestamp()), need("target_time", timestamp())], track()].concat();
+    let forecast =
+        [vec![text("id"), need("issued_at", timestamp()), need("target_time", timestamp())], track()].concat();
     let numbers = |names: &[&str]| names.iter().map(|name| may(name, Float64)).collect::<Vec<_>>();
     vec![
         spec(
@@ -313,8 +314,7 @@ pub fn records<T: Serialize>(rows: &[T], schema: &SchemaRef) -> Result<RecordBat
 type TextMapBuilder = MapBuilder<StringBuilder, StringBuilder>;
 
 fn map_builder() -> TextMapBuilder {
-    let names =
-        MapFieldNames { entry: "key_value".to_owned(), key: "key".to_owned(), value: "value".to_owned() };
+    let names = MapFieldNames { entry: "key_value".to_owned(), key: "key".to_owned(), value: "value".to_owned() };
     MapBuilder::new(Some(names), StringBuilder::new(), StringBuilder::new())
 }
 

@@ -8,6 +8,8 @@ mod file;
 mod location;
 mod scan;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, RwLock};

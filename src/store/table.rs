@@ -26,10 +26,10 @@ use object_store::ObjectStoreExt as _;
 use tracing::warn;
 use uuid::Uuid;
 
+use super::StoreError;
 use super::file::{self, Encoded};
 use super::location::Location;
 use super::scan::PinnedTable;
-use super::StoreError;
 
 /// The partition column of tables that are split by day.
 const DAY: &str = "day";
@@ -388,9 +388,10 @@ async fn provide(
 
 fn check_schema(spec: &TableSpec, provider: &Arc<dyn TableProvider>) -> Result<(), StoreError> {
     let found = provider.schema();
-    let fits = spec.schema.fields().iter().all(|wanted| {
-        found.field_with_name(wanted.name()).is_ok_and(|field| field.data_type() == wanted.data_type())
-    });
+    let fits =
+        spec.schema.fields().iter().all(|wanted| {
+            found.field_with_name(wanted.name()).is_ok_and(|field| field.data_type() == wanted.data_type())
+        });
     match fits && found.fields().len() == spec.schema.fields().len() + usize::from(spec.day_of.is_some()) {
         true => Ok(()),
         false => Err(StoreError::Schema {

@@ -8,6 +8,8 @@ mod keys;
 mod pane;
 mod plan;
 mod series;
+#[cfg(test)]
+mod tests;
 mod view;
 pub mod watermark;
 

@@ -182,7 +182,12 @@ impl View {
             let last_end = ts - ts.rem_euclid(slide) + width;
             let open = last_end > self.closed_through;
             if !open && last_end > self.resumed_at {
-                late.push(Late { view: at, row, ts: EventTime::from_micros(ts), closed_through: self.closed_through() });
+                late.push(Late {
+                    view: at,
+                    row,
+                    ts: EventTime::from_micros(ts),
+                    closed_through: self.closed_through(),
+                });
             }
             open
         });
@@ -198,7 +203,9 @@ impl View {
                     let ts = rows.iter().map(|&row| samples.ts[row as usize]);
                     Arc::new(TimestampMicrosecondArray::from_iter_values(ts).with_timezone("UTC"))
                 }
-                "value" => Arc::new(Float64Array::from_iter_values(rows.iter().map(|&row| samples.value[row as usize]))),
+                "value" => {
+                    Arc::new(Float64Array::from_iter_values(rows.iter().map(|&row| samples.value[row as usize])))
+                }
                 name => {
                     debug_assert!(STATIC_COLUMNS.contains(&name), "metrics have no other columns");
                     let column = series.column(name).expect("the columns of a series are fixed");
@@ -306,12 +313,7 @@ impl View {
         Ok(())
     }
 
-    fn update_pane(
-        &mut self,
-        pane: i64,
-        keys: &[u32],
-        inputs: &[(Vec<ArrayRef>, Option<BooleanArray>)],
-    ) -> Result<()> {
+    fn update_pane(&mut self, pane: i64, keys: &[u32], inputs: &[(Vec<ArrayRef>, Option<BooleanArray>)]) -> Result<()> {
         let groups = self.panes.entry(pane).or_default().groups(&self.plan.aggregates)?;
         let assigned = groups.assign(keys.iter().copied());
         groups.update(inputs, &assigned)

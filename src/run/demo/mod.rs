@@ -182,7 +182,8 @@ fn environment(broker: &EmbeddedBroker, folder: &Folder, listen: &str, fleet: &F
         set("INSIGHT__ANOMALY", "[{view = \"service_latency_1m\", column = \"p95\", by = [\"service\"]}]".to_owned()),
         set(
             "INSIGHT__OUTLIER",
-            "[{view = \"replica_latency_30s\", column = \"p50\", group = [\"service\"], member = \"replica\"}]".to_owned(),
+            "[{view = \"replica_latency_30s\", column = \"p50\", group = [\"service\"], member = \"replica\"}]"
+                .to_owned(),
         ),
         set(
             "INSIGHT__FORECAST",
