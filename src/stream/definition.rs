@@ -262,7 +262,7 @@ mod tests {
         ] {
             assert!(of(query).contains(said), "{query}: {}", of(query));
         }
-        let broken = parse("CREATE MATERIALIZED VIEW v AS\nSELECT FROM WHERE").unwrap_err().to_string();
+        let broken = parse("CREATE MATERIALIZED VIEW v AS\nSELECT count(* FROM m").unwrap_err().to_string();
         assert!(broken.starts_with("a.sql:2:"), "{broken}");
         let option = parse("CREATE MATERIALIZED VIEW v WITH (nonsense = '1') AS SELECT 1").unwrap_err().to_string();
         assert!(option.contains("lateness, topic"), "{option}");
