@@ -10,8 +10,9 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::bindings as ffi;
 use rdkafka::client::{Client, ClientContext};
-use rdkafka::error::{KafkaError as Rd, RDKafkaErrorCode as Code};
+use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::metadata::Metadata;
 use rdkafka::producer::{BaseProducer, Producer as _};
 use tracing::info;
@@ -59,10 +60,11 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// Makes the topics that do not exist; one result per topic, in order.
 ///
-/// A broker without the request, as the embedded one, is asked for the topic in the way that makes it come into being.
+/// A cluster that cannot be administered, as the embedded broker, is asked for the topic in the way that makes it come
+/// into being, partitions and configuration being its own choice.
 /// Errors: [`KafkaError::Unreachable`], [`KafkaError::Denied`], or [`KafkaError::Refused`] with the broker's reason.
 pub fn ensure_topics(settings: &Settings, topics: &[Topic], timeout: Duration) -> Result<Vec<Ensured>, KafkaError> {
-    let (_probe, metadata) = connect(settings, timeout)?;
+    let (probe, metadata) = connect(settings, timeout)?;
     let existing: BTreeMap<&str, usize> = metadata
         .topics()
         .iter()
@@ -70,8 +72,10 @@ pub fn ensure_topics(settings: &Settings, topics: &[Topic], timeout: Duration) -
         .map(|topic| (topic.name(), topic.partitions().len()))
         .collect();
     let missing: Vec<&Topic> = topics.iter().filter(|topic| !existing.contains_key(&*topic.name)).collect();
-    if !missing.is_empty() {
+    if !missing.is_empty() && has_controller(probe.client(), &metadata, timeout) {
         create(settings, &missing, timeout)?;
+    } else {
+        missing.iter().try_for_each(|topic| ask_for(probe.client(), topic, timeout))?;
     }
     let ensured = |topic: &Topic| match existing.get(&*topic.name) {
         Some(&partitions) => Ensured::Existed { partitions },
@@ -126,6 +130,15 @@ fn connect(settings: &Settings, timeout: Duration) -> Result<(BaseProducer<Deliv
     }
 }
 
+/// Tells whether the cluster has a controller, which is where topics are made. The embedded broker names one that is
+/// none of its brokers, and librdkafka would wait for it in vain.
+fn has_controller<C: ClientContext>(client: &Client<C>, metadata: &Metadata, timeout: Duration) -> bool {
+    let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+    // SAFETY: the client is alive; the call waits for the answer inside.
+    let controller = unsafe { ffi::rd_kafka_controllerid(client.native_ptr(), timeout_ms) };
+    metadata.brokers().iter().any(|broker| broker.id() == controller)
+}
+
 fn create(settings: &Settings, topics: &[&Topic], timeout: Duration) -> Result<(), KafkaError> {
     let role = "admin client";
     let client: AdminClient<Observer> = settings
@@ -144,9 +157,6 @@ fn create(settings: &Settings, topics: &[&Topic], timeout: Duration) -> Result<(
     let options = AdminOptions::new().request_timeout(Some(timeout)).operation_timeout(Some(timeout));
     let results = match block_on(client.create_topics(&new, &options)) {
         Ok(results) => results,
-        Err(Rd::AdminOp(Code::UnsupportedFeature)) => {
-            return topics.iter().try_for_each(|topic| ask_for(client.inner(), topic, timeout));
-        }
         Err(source) => return Err(KafkaError::Request { operation: "create topics".into(), source }),
     };
     for result in results {

@@ -28,7 +28,7 @@ pub(super) fn assigned(
     let mut topics: Vec<&str> = partitions.iter().map(|p| &*p.topic).collect();
     topics.sort_unstable();
     topics.dedup();
-    let ids = topic_ids(consumer.client().native_ptr(), &topics)?;
+    let ids = topic_ids(consumer, &topics)?;
     let describe = |partition: &Partition| {
         let (low, high) = consumer
             .fetch_watermarks(&partition.topic, partition.partition, TIMEOUT)
@@ -65,9 +65,13 @@ fn committed(consumer: &BaseConsumer<MemberContext>, partitions: &[Partition]) -
 /// Returns the id of each topic, spelled as Kafka's own tools do (URL-safe base64 of the UUID). A topic without one, on
 /// a broker from before ids, goes by its name. A question without an answer is an error and not "no id": the id is
 /// part of what an offset is kept under, so that a guess would read the topic twice.
-fn topic_ids(client: *mut ffi::rd_kafka_t, topics: &[&str]) -> Result<HashMap<String, String>, KafkaError> {
+fn topic_ids(consumer: &BaseConsumer<MemberContext>, topics: &[&str]) -> Result<HashMap<String, String>, KafkaError> {
     let operation = "ask for the ids of the topics";
-    let event = describe_topics(client, topics)
+    // Any broker can answer. Left to itself librdkafka looks for the controller, which the embedded broker never names.
+    let metadata = consumer.fetch_metadata(topics.first().copied(), TIMEOUT).map_err(KafkaError::request(operation))?;
+    let answering = Some(metadata.orig_broker_id()).filter(|id| *id >= 0);
+    let broker = answering.or(metadata.brokers().first().map(|broker| broker.id())).unwrap_or_default();
+    let event = describe_topics(consumer.client().native_ptr(), broker, topics)
         .ok_or_else(|| KafkaError::Timeout { operation: operation.into(), after: TIMEOUT })?;
     // SAFETY: the event is alive over these calls, and so is all that they return.
     let (code, descriptions) = unsafe {
@@ -107,7 +111,11 @@ fn topic_ids(client: *mut ffi::rd_kafka_t, topics: &[&str]) -> Result<HashMap<St
 }
 
 /// Asks and waits; `None` where no answer came in time.
-fn describe_topics(client: *mut ffi::rd_kafka_t, topics: &[&str]) -> Option<Native<ffi::rd_kafka_event_t>> {
+fn describe_topics(
+    client: *mut ffi::rd_kafka_t,
+    broker: i32,
+    topics: &[&str],
+) -> Option<Native<ffi::rd_kafka_event_t>> {
     let names: Vec<_> = topics.iter().map(|topic| name(topic)).collect();
     let mut pointers: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
     let timeout_ms = i32::try_from(TIMEOUT.as_millis()).unwrap_or(i32::MAX);
@@ -119,6 +127,7 @@ fn describe_topics(client: *mut ffi::rd_kafka_t, topics: &[&str]) -> Option<Nati
         let kind = ffi::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS;
         let options = Native::own(ffi::rd_kafka_AdminOptions_new(client, kind), ffi::rd_kafka_AdminOptions_destroy)?;
         ffi::rd_kafka_AdminOptions_set_request_timeout(options.as_ptr(), timeout_ms, ptr::null_mut(), 0);
+        ffi::rd_kafka_AdminOptions_set_broker(options.as_ptr(), broker, ptr::null_mut(), 0);
         let queue = Native::own(ffi::rd_kafka_queue_new(client), ffi::rd_kafka_queue_destroy)?;
         ffi::rd_kafka_DescribeTopics(client, topics.as_ptr(), options.as_ptr(), queue.as_ptr());
         // A little longer than the request's own timeout, so that its error arrives rather than ours.

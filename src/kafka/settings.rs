@@ -197,7 +197,9 @@ impl Settings {
 
     fn add_client(&self, config: &mut ClientConfig) {
         // Errors come to us as events, with their reasons; the log's copy of them would say everything twice.
-        config.set_log_level(RDKafkaLogLevel::Info).set("log.connection.close", "false");
+        let is_debugging = self.client.contains_key("debug");
+        config.set_log_level(if is_debugging { RDKafkaLogLevel::Debug } else { RDKafkaLogLevel::Info });
+        config.set("log.connection.close", "false");
         config.set("client.id", "bellwether");
         for (key, value) in &self.client {
             config.set(key, value);
