@@ -47,7 +47,7 @@ impl Observer {
             return Some(KafkaError::Denied { reason: reason.clone(), hint: hint(*code) });
         }
         // "All brokers are down" says less than the reason for any one of them.
-        let telling = errors.iter().rev().find(|(code, _)| *code != Code::AllBrokersDown).or(errors.last());
+        let telling = errors.iter().rev().find(|(code, _)| *code != Code::AllBrokersDown);
         telling.map(|(code, reason)| KafkaError::Unreachable {
             brokers: brokers.to_string(),
             reason: reason.clone(),
@@ -141,7 +141,11 @@ impl ClientContext for MemberContext {
 impl ConsumerContext for MemberContext {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, kind: RDKafkaRespErr, list: &mut TopicPartitionList) {
         if self.closing.load(Ordering::SeqCst) {
+            let is_assignment = kind == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
             let let_go = match consumer.rebalance_protocol() {
+                RebalanceProtocol::Cooperative if is_assignment => {
+                    consumer.incremental_assign(&TopicPartitionList::new())
+                }
                 RebalanceProtocol::Cooperative => consumer.incremental_unassign(list),
                 RebalanceProtocol::Eager | RebalanceProtocol::None => consumer.unassign(),
             };

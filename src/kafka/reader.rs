@@ -50,6 +50,8 @@ pub(super) struct Reader {
     /// Per topic and partition the lowest offset to hand over; `None` where not assigned.
     next: Vec<Vec<Option<i64>>>,
     assigned: usize,
+    /// Whether librdkafka waits for us to carry out a rebalance.
+    unanswered: bool,
     received: Vec<Received>,
     /// When to probe next, while no broker answers.
     down: Option<Instant>,
@@ -81,6 +83,7 @@ impl Reader {
             topic_keys: Vec::new(),
             next: Vec::new(),
             assigned: 0,
+            unanswered: false,
             received: Vec::new(),
             down: None,
             last_transport_error: None,
@@ -91,7 +94,8 @@ impl Reader {
     /// Reads until stopped, then leaves the group.
     pub(super) fn run(mut self) {
         while self.step().is_ok() {}
-        self.member.close();
+        let unanswered = self.unanswered || self.member.context().next_rebalance().is_some();
+        self.member.leave(unanswered);
         debug!("kafka source ended");
     }
 
@@ -100,6 +104,7 @@ impl Reader {
             self.poll(Duration::ZERO)?;
         }
         while let Some(rebalance) = self.member.context().next_rebalance() {
+            self.unanswered = true;
             match rebalance {
                 Rebalance::Assign(partitions) => self.assign(partitions)?,
                 Rebalance::Revoke(partitions) => self.revoke(partitions)?,
@@ -206,9 +211,10 @@ impl Reader {
                 }
             }
         }
-        if let Err(source) = self.member.consumer.incremental_assign(&list) {
-            return self.assign_failed(partitions, source);
+        if let Err(error) = self.member.consumer.incremental_assign(&list) {
+            return self.assign_failed(partitions, error);
         }
+        self.unanswered = false;
         info!(added = partitions.len(), assigned = self.assigned, "kafka partitions assigned");
         Ok(())
     }
@@ -250,8 +256,9 @@ impl Reader {
             RebalanceProtocol::Cooperative => consumer.incremental_unassign(&list),
             RebalanceProtocol::Eager | RebalanceProtocol::None => consumer.unassign(),
         };
-        if let Err(error) = unassigned {
-            warn!(%error, "failed to give up kafka partitions");
+        match unassigned {
+            Ok(()) => self.unanswered = false,
+            Err(error) => warn!(%error, "failed to give up kafka partitions"),
         }
         info!(removed = held.len(), assigned = self.assigned, "kafka partitions revoked");
         Ok(())

@@ -178,13 +178,14 @@ impl GroupHandle {
     }
 }
 
-/// The consumer with the queue its partitions flow into; ended by [`Member::close`] at the latest when dropped.
+/// The consumer with the queue its partitions flow into; out of its group after [`Member::leave`].
 pub(super) struct Member {
     // Dropped in this order: the queue must go before the client.
     pub queue: Queue,
     pub consumer: BaseConsumer<MemberContext>,
     /// Where each assigned partition was told to start.
     starts: Mutex<HashMap<Partition, i64>>,
+    left: AtomicBool,
 }
 
 impl Member {
@@ -194,7 +195,7 @@ impl Member {
             settings.consumer().create_with_context(MemberContext::new()).map_err(failed)?;
         let queue = Queue::new(consumer.client().native_ptr());
         let queue = queue.ok_or_else(|| failed(Rd::Global(Code::CriticalSystemResource)))?;
-        let member = Member { queue, consumer, starts: Mutex::default() };
+        let member = Member { queue, consumer, starts: Mutex::default(), left: AtomicBool::new(false) };
         let topics: Vec<&str> = settings.topics.iter().map(String::as_str).collect();
         member.consumer.subscribe(&topics).map_err(KafkaError::request("subscribe to the input topics"))?;
         Ok(member)
@@ -213,21 +214,30 @@ impl Member {
         lock(&self.starts).remove(partition);
     }
 
-    /// Leaves the group, letting go of all partitions. Safe to call again.
-    pub(super) fn close(&self) {
-        if self.consumer.closed() {
+    /// Leaves the group, letting go of all partitions; the client itself lives on for the batches still held.
+    ///
+    /// `unanswered`: whether librdkafka is waiting for the answer to a rebalance.
+    pub(super) fn leave(&self, unanswered: bool) {
+        self.context().close();
+        self.left.store(true, Ordering::SeqCst);
+        let deadline = Instant::now() + CLOSE_TIMEOUT;
+        if !unanswered {
+            // The consumer's own drop then finds nothing left to do but to close.
+            self.consumer.unsubscribe();
+            let holds_some = || self.consumer.assignment().is_ok_and(|held| held.count() > 0);
+            while holds_some() && Instant::now() < deadline {
+                let _ = self.consumer.poll(Duration::from_millis(20));
+            }
             return;
         }
-        self.context().close();
+        // A client that is closing takes any assignment for an unassignment, and so for an answer. Its drop closes it a
+        // second time, which librdkafka refuses and rdkafka logs: a line of noise, against waiting forever.
         if let Err(error) = self.consumer.close_queue() {
             return debug!(%error, "the kafka consumer was closing already");
         }
-        // Once closing, librdkafka takes any assignment for an unassignment; this one answers a rebalance that nobody
-        // has answered, for which it would wait forever.
         let _ = self.consumer.unassign();
-        let deadline = Instant::now() + CLOSE_TIMEOUT;
         while !self.consumer.closed() && Instant::now() < deadline {
-            let _ = self.consumer.poll(Duration::from_millis(50));
+            let _ = self.consumer.poll(Duration::from_millis(20));
         }
         if !self.consumer.closed() {
             warn!("the kafka consumer did not leave its group in time");
@@ -261,8 +271,11 @@ impl Member {
 }
 
 impl Drop for Member {
-    /// The consumer's own drop waits until the group has let go, which nobody but us can see to.
+    /// The consumer's own drop waits until every partition is let go, which nobody but us can see to. Reached with the
+    /// group not left only where the thread of the source panicked or never ran.
     fn drop(&mut self) {
-        self.close();
+        if !self.left.load(Ordering::SeqCst) {
+            self.leave(true);
+        }
     }
 }
