@@ -17,7 +17,7 @@ use super::source::{Assigned, BEGINNING, Partition, Source, SourceEvent};
 use super::tail::Tail;
 
 /// Long enough for any machine; nothing waits for it to pass unless something is broken.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(15);
 
 /// A key of a partition for maps in tests.
 type Place = (String, i32);
@@ -89,7 +89,10 @@ impl Seen {
             let left = deadline.saturating_duration_since(Instant::now());
             match events.recv_timeout(left) {
                 Ok(event) => self.take(event),
-                Err(error) => panic!("{error}: {} messages, {:?}", self.total(), self.failures),
+                Err(error) => {
+                    let counts: Vec<_> = self.offsets.iter().map(|(place, offsets)| (place, offsets.len())).collect();
+                    panic!("{error}: {counts:?}, {:?}", self.failures)
+                }
             }
         }
     }
