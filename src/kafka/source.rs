@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rdkafka::TopicPartitionList;
 use rdkafka::bindings as ffi;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError as Rd, RDKafkaErrorCode as Code};
@@ -68,7 +69,8 @@ pub enum SourceEvent {
     Revoked { partitions: Vec<Partition>, done: Reply<()> },
     /// At least one message.
     Batch(Batch),
-    /// Everything that was in the partition has been handed over. Comes again each time the end is caught up with.
+    /// Everything that was in the partition has been handed over. Comes again each time the end is caught up with;
+    /// an open transaction in the log puts it off.
     Eof(Partition),
     /// A topic that does not exist, or not any more. Reading begins by itself when it does.
     Missing { message: String },
@@ -178,6 +180,14 @@ impl GroupHandle {
     }
 }
 
+/// How far a partition has been taken.
+pub(super) struct Progress {
+    pub partition: Partition,
+    /// The next offset; past markers of transactions, too.
+    pub position: i64,
+    pub high: i64,
+}
+
 /// The consumer with the queue its partitions flow into; out of its group after [`Member::leave`].
 pub(super) struct Member {
     // Dropped in this order: the queue must go before the client.
@@ -245,16 +255,26 @@ impl Member {
     }
 
     fn lag(&self) -> Vec<(Partition, i64)> {
-        let Ok(positions) = self.consumer.position() else { return Vec::new() };
+        let Ok(assignment) = self.consumer.assignment() else { return Vec::new() };
+        let progress = self.progress(&assignment).into_iter();
+        progress.map(|at| (at.partition, (at.high - at.position).max(0))).collect()
+    }
+
+    /// Returns how far each partition of the list has been taken, and its end as the last fetch told it; those of which
+    /// nothing is known yet are left out. Asks no broker.
+    pub(super) fn progress(&self, list: &TopicPartitionList) -> Vec<Progress> {
+        // SAFETY: the client and the list are alive. The call writes the offsets of the list, which nobody else has.
+        unsafe { ffi::rd_kafka_position(self.consumer.client().native_ptr(), list.ptr()) };
         let starts = lock(&self.starts);
-        let lag = |element: super::native::Element| {
+        let progress = |element: super::native::Element| {
             let partition = Partition { topic: Arc::from(element.topic), partition: element.partition };
             let (low, high) = self.cached_ends(&partition)?;
-            let start = starts.get(&partition).copied().unwrap_or(BEGINNING);
+            let start = starts.get(&partition).copied()?;
+            // No offset before the first message.
             let position = if element.offset >= 0 { element.offset } else { start.max(low) };
-            Some((partition, (high - position).max(0)))
+            Some(Progress { partition, position, high })
         };
-        elements(&positions).into_iter().filter_map(lag).collect()
+        elements(list).into_iter().filter_map(progress).collect()
     }
 
     /// Returns the ends of a log as the last fetch told them.

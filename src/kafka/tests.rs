@@ -210,6 +210,8 @@ fn a_second_member_takes_over_a_part_and_gives_it_back() {
     let mut seen = Seen::default();
     let (source, events) = Source::start(&settings, 4).unwrap();
     seen.until(&events, |seen| seen.total() == 40);
+    // An error event before a rebalance: the batch call moves librdkafka's position past it.
+    broker.fail_next(RDKafkaApiKey::Fetch, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_KAFKA_STORAGE_ERROR]).unwrap();
 
     let (other, other_events) = Source::start(&settings, 4).unwrap();
     let mut other_seen = Seen { starts: (0..4).map(|p| (("a".into(), p), 10)).collect(), ..Seen::default() };
