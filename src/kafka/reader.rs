@@ -50,8 +50,8 @@ pub(super) struct Reader {
     /// Per topic and partition; `None` where not assigned.
     positions: Vec<Vec<Option<Position>>>,
     assigned: usize,
-    /// Whether librdkafka waits for us to carry out a rebalance.
-    unanswered: bool,
+    /// The rebalance that librdkafka waits for us to carry out.
+    unanswered: Option<Rebalance>,
     received: Vec<Received>,
     /// When to probe next, while no broker answers.
     down: Option<Instant>,
@@ -98,7 +98,7 @@ impl Reader {
             topic_keys: Vec::new(),
             positions: Vec::new(),
             assigned: 0,
-            unanswered: false,
+            unanswered: None,
             received: Vec::new(),
             down: None,
             last_transport_error: None,
@@ -109,8 +109,8 @@ impl Reader {
     /// Reads until stopped, then leaves the group.
     pub(super) fn run(mut self) {
         while self.step().is_ok() {}
-        let unanswered = self.unanswered || self.member.context().next_rebalance().is_some();
-        self.member.leave(unanswered);
+        let context = self.member.context();
+        self.member.leave(self.unanswered.take().into_iter().chain(std::iter::from_fn(|| context.next_rebalance())));
         debug!("kafka source ended");
     }
 
@@ -119,7 +119,7 @@ impl Reader {
             self.poll(Duration::ZERO)?;
         }
         while let Some(rebalance) = self.member.context().next_rebalance() {
-            self.unanswered = true;
+            self.unanswered = Some(rebalance.clone());
             match rebalance {
                 Rebalance::Assign(partitions) => self.assign(partitions)?,
                 Rebalance::Revoke(partitions) => self.revoke(partitions)?,
@@ -288,7 +288,7 @@ impl Reader {
         if let Err(error) = self.member.consumer.incremental_assign(&list) {
             return self.assign_failed(partitions, error);
         }
-        self.unanswered = false;
+        self.unanswered = None;
         info!(added = partitions.len(), assigned = self.assigned, "kafka partitions assigned");
         Ok(())
     }
@@ -331,7 +331,7 @@ impl Reader {
             RebalanceProtocol::Eager | RebalanceProtocol::None => consumer.unassign(),
         };
         match unassigned {
-            Ok(()) => self.unanswered = false,
+            Ok(()) => self.unanswered = None,
             Err(error) => warn!(%error, "failed to give up kafka partitions"),
         }
         info!(removed = held.len(), assigned = self.assigned, "kafka partitions revoked");

@@ -15,10 +15,10 @@ use rdkafka::TopicPartitionList;
 use rdkafka::bindings as ffi;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError as Rd, RDKafkaErrorCode as Code};
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::batch::{Batch, Queue};
-use super::context::{MemberContext, lock};
+use super::context::{MemberContext, Rebalance, let_go, lock};
 use super::error::KafkaError;
 use super::native::{elements, name};
 use super::reader::Reader;
@@ -28,7 +28,7 @@ use super::settings::Settings;
 pub const BEGINNING: i64 = -2;
 
 /// How long a stopping source waits for the group to let it go.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(15);
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A partition of a topic.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -195,7 +195,6 @@ pub(super) struct Member {
     pub consumer: BaseConsumer<MemberContext>,
     /// Where each assigned partition was told to start.
     starts: Mutex<HashMap<Partition, i64>>,
-    left: AtomicBool,
 }
 
 impl Member {
@@ -205,7 +204,7 @@ impl Member {
             settings.consumer().create_with_context(MemberContext::new()).map_err(failed)?;
         let queue = Queue::new(consumer.client().native_ptr());
         let queue = queue.ok_or_else(|| failed(Rd::Global(Code::CriticalSystemResource)))?;
-        let member = Member { queue, consumer, starts: Mutex::default(), left: AtomicBool::new(false) };
+        let member = Member { queue, consumer, starts: Mutex::default() };
         let topics: Vec<&str> = settings.topics.iter().map(String::as_str).collect();
         member.consumer.subscribe(&topics).map_err(KafkaError::request("subscribe to the input topics"))?;
         Ok(member)
@@ -225,32 +224,25 @@ impl Member {
     }
 
     /// Leaves the group, letting go of all partitions; the client itself lives on for the batches still held.
-    ///
-    /// `unanswered`: whether librdkafka is waiting for the answer to a rebalance.
-    pub(super) fn leave(&self, unanswered: bool) {
+    /// `unanswered`: the rebalances to which librdkafka has had no answer.
+    pub(super) fn leave(&self, unanswered: impl Iterator<Item = Rebalance>) {
         self.context().close();
-        self.left.store(true, Ordering::SeqCst);
-        let deadline = Instant::now() + CLOSE_TIMEOUT;
-        if !unanswered {
-            // The consumer's own drop then finds nothing left to do but to close.
-            self.consumer.unsubscribe();
-            let holds_some = || self.consumer.assignment().is_ok_and(|held| held.count() > 0);
-            while holds_some() && Instant::now() < deadline {
-                let _ = self.consumer.poll(Duration::from_millis(20));
+        for rebalance in unanswered {
+            let is_assignment = matches!(rebalance, Rebalance::Assign(_));
+            let (Rebalance::Assign(partitions) | Rebalance::Revoke(partitions)) = rebalance;
+            let mut list = TopicPartitionList::with_capacity(partitions.len());
+            for (topic, partition) in partitions {
+                list.add_partition(&topic, partition);
             }
-            return;
+            let_go(&self.consumer, is_assignment, &mut list);
         }
-        // A client that is closing takes any assignment for an unassignment, and so for an answer. Its drop closes it a
-        // second time, which librdkafka refuses and rdkafka logs: a line of noise, against waiting forever.
-        if let Err(error) = self.consumer.close_queue() {
-            return debug!(%error, "the kafka consumer was closing already");
-        }
-        let _ = self.consumer.unassign();
-        while !self.consumer.closed() && Instant::now() < deadline {
+        self.consumer.unsubscribe();
+        let deadline = Instant::now() + LEAVE_TIMEOUT;
+        while self.consumer.assignment().is_ok_and(|held| held.count() > 0) {
+            if Instant::now() >= deadline {
+                return warn!("the kafka consumer did not leave its group in time");
+            }
             let _ = self.consumer.poll(Duration::from_millis(20));
-        }
-        if !self.consumer.closed() {
-            warn!("the kafka consumer did not leave its group in time");
         }
     }
 
@@ -291,11 +283,9 @@ impl Member {
 }
 
 impl Drop for Member {
-    /// The consumer's own drop waits until every partition is let go, which nobody but us can see to. Reached with the
-    /// group not left only where the thread of the source panicked or never ran.
+    /// The consumer's own drop closes it, and waits until all partitions are let go; from here on they are, even where
+    /// the thread of the source has panicked.
     fn drop(&mut self) {
-        if !self.left.load(Ordering::SeqCst) {
-            self.leave(true);
-        }
+        self.context().close();
     }
 }
