@@ -209,10 +209,11 @@ def check_rejected(db, expected: dict, verdicts: Verdicts):
 # ---- views
 
 MACROS = """
-CREATE OR REPLACE MACRO at_rank(xs, rank) AS list_extract(list_sort(xs), CAST(rank AS BIGINT) + 1);
--- The two neighbours of a quantile's exact place; a histogram may name either, or anything between.
-CREATE OR REPLACE MACRO quantile_lo(xs, q) AS at_rank(xs, floor(q * (len(xs) - 1)));
-CREATE OR REPLACE MACRO quantile_hi(xs, q) AS at_rank(xs, ceil(q * (len(xs) - 1)));
+CREATE OR REPLACE MACRO exact_quantile(xs, q) AS list_aggregate(xs, 'quantile_cont', q);
+-- A small group's quantile is exact; a greater one's lies in a histogram, whose documented bound is one in 256.
+CREATE OR REPLACE MACRO quantile_slack(xs, q) AS CASE WHEN len(xs) <= 128 THEN 0 ELSE abs(exact_quantile(xs, q)) / 256 END;
+CREATE OR REPLACE MACRO quantile_lo(xs, q) AS exact_quantile(xs, q) - quantile_slack(xs, q);
+CREATE OR REPLACE MACRO quantile_hi(xs, q) AS exact_quantile(xs, q) + quantile_slack(xs, q);
 CREATE OR REPLACE MACRO seconds(ts) AS epoch_us(ts) / 1e6;
 """
 

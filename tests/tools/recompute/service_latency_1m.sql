@@ -1,8 +1,4 @@
 -- key: window_start, window_end, service
--- tolerance: p50 0.01
--- tolerance: p90 0.01
--- tolerance: p95 0.01
--- tolerance: p99 0.01
 -- tolerance: slope 1e-6
 WITH requests AS (
     SELECT time_bucket(INTERVAL '1 minute', ts) AS window_start, labels['service'] AS service, value,
