@@ -214,7 +214,8 @@ CREATE OR REPLACE MACRO exact_quantile(xs, q) AS list_aggregate(xs, 'quantile_co
 CREATE OR REPLACE MACRO quantile_slack(xs, q) AS CASE WHEN len(xs) <= 128 THEN 0 ELSE abs(exact_quantile(xs, q)) / 256 END;
 CREATE OR REPLACE MACRO quantile_lo(xs, q) AS exact_quantile(xs, q) - quantile_slack(xs, q);
 CREATE OR REPLACE MACRO quantile_hi(xs, q) AS exact_quantile(xs, q) + quantile_slack(xs, q);
-CREATE OR REPLACE MACRO seconds(ts) AS epoch_us(ts) / 1e6;
+-- Differences of whole microseconds: seconds since 1970 would lose their last digits.
+CREATE OR REPLACE MACRO seconds_since(ts, start) AS (epoch_us(ts) - epoch_us(start)) / 1e6;
 """
 
 

@@ -3,7 +3,7 @@
 WITH depths AS (
     SELECT time_bucket(INTERVAL '1 minute', ts) AS window_start, ts, value,
            coalesce(labels['service'], labels['job']) AS service,
-           seconds(ts) - seconds(time_bucket(INTERVAL '1 minute', ts)) AS elapsed
+           seconds_since(ts, time_bucket(INTERVAL '1 minute', ts)) AS elapsed
     FROM truth.metrics WHERE name = 'queue_depth'),
 grouped AS (
     SELECT window_start, service, avg(value) AS depth, max(value) AS depth_max,

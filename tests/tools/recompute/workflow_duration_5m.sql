@@ -2,7 +2,7 @@
 -- tolerance: slope 1e-6
 WITH runs AS (
     SELECT time_bucket(INTERVAL '5 minutes', ts) AS window_start, subject AS workflow, ts, duration_ms / 1000 AS took,
-           seconds(ts) - seconds(time_bucket(INTERVAL '5 minutes', ts)) AS elapsed
+           seconds_since(ts, time_bucket(INTERVAL '5 minutes', ts)) AS elapsed
     FROM truth.events WHERE type = 'workflow.completed' AND duration_ms IS NOT NULL),
 grouped AS (
     SELECT window_start, workflow, count(*) AS n, list(took) AS xs,
