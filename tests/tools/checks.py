@@ -256,7 +256,9 @@ def recompute(db, path: Path, through_us: int) -> int:
     """Makes the table `recomputed.<view>` of a file: the windows that end by then; returns its rows."""
     sql = recomputation(path)[2]
     db.execute(f"CREATE TABLE recomputed.{path.stem} AS SELECT * FROM ({sql}) WHERE epoch_us(window_end) <= {through_us}")
-    return db.execute(f"SELECT count(*) FROM recomputed.{path.stem}").fetchone()[0]
+    # Read to its end: a result half read would keep the connection to itself.
+    [(rows,)] = db.execute(f"SELECT count(*) FROM recomputed.{path.stem}").fetchall()
+    return rows
 
 
 def check_view(db, name: str, path: Path, verdicts: Verdicts):
