@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from confluent_kafka import Producer, TopicPartition, Consumer
 from confluent_kafka.admin import AdminClient, NewTopic
 
+import alerts
 import checks
 import service
 import truth
@@ -33,6 +34,9 @@ ROOT = Path(__file__).resolve().parents[2]
 LATENESS_S_MAX = 10
 CATCH_UP_S_MAX = 900
 STALL_S_MAX = 60
+# With fewer records some windows hold too few for a rule that wants several, and a fault may go unseen by right.
+FAULTS_SHOW_FROM = 100_000
+EFFECTS = ("alert", "decision", "anomaly", "forecast")
 
 
 def arguments():
@@ -44,6 +48,7 @@ def arguments():
     parser.add_argument("--kills", type=int, default=0, help="SIGKILLs at seeded moments during the run")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--now", type=int, default=int(time.time()), help="epoch seconds of the newest record")
+    parser.add_argument("--effects", metavar="FILE", help="the ids of all effects: written where it is not there, else compared")
     parser.add_argument("--prefix", help="of topics and group (default e2e-<pid>)")
     parser.add_argument("--keep", metavar="DIR", help="work there and leave everything (default: a temporary folder)")
     chosen = parser.parse_args()
@@ -167,17 +172,13 @@ def require_alive(bellwether):
         raise RuntimeError(f"bellwether ended by itself; the end of its log:\n{bellwether.log_tail()}")
 
 
-def run_at_once(bellwether, feed):
-    """Produces everything, then starts the service: what it reads per second is its own."""
-    feed.run()
-    bellwether.start()
 
 
-def await_caught_up(bellwether, store, expected) -> tuple:
+def await_caught_up(bellwether, store, expected, begun: float) -> tuple:
     """Waits until every table has the rows expected of it; gives up when nothing has changed for a while.
 
-    Returns (whether all are there, seconds to the last change)."""
-    begun = changed = time.monotonic()
+    Returns (whether all are there, seconds from `begun` to the last change)."""
+    changed = time.monotonic()
     last = None
     while time.monotonic() - begun < CATCH_UP_S_MAX:
         require_alive(bellwether)
@@ -230,56 +231,65 @@ def check_scrape(bellwether, work, verdicts):
         server.wait(30)
 
 
-def check_all(chosen, feed, db, store, now_us, verdicts):
-    db_store, present = checks.open_store(store, verdicts)
-    # The truth was loaded into a connection of its own while the service ran; both are needed in one.
-    checks.load_truth(db_store, *feed.tables())
-    db.close()
-    for macro in checks.MACROS.strip().split(";\n"):
-        db_store.execute(macro)
-    checks.check_samples(db_store, verdicts)
-    checks.check_events(db_store, verdicts)
+def check_all(chosen, feed, db, store, through, verdicts):
+    present = checks.open_store(db, store, verdicts)
+    checks.check_samples(db, verdicts)
+    checks.check_events(db, verdicts)
     schemas = ROOT / "schemas" / "records"
     expected = checks.check_dead_letters(chosen.bootstrap, chosen.prefix, feed.broken, schemas / "dead_letter.schema.json", verdicts)
-    checks.check_rejected(db_store, expected, verdicts)
-    through = now_us - LATENESS_S_MAX * 1_000_000
-    db_store.execute("SET schema = 'main'")
-    views = sorted((ROOT / "sql" / "views").glob("*.sql"))
-    verdicts.add("there are views to recompute", views, f"{len(views)} in sql/views")
-    for view in views:
-        path = recompute_file(view.stem)
-        if path.exists() and view.stem in present:
-            checks.check_view(db_store, view.stem, path, through, verdicts)
+    checks.check_rejected(db, expected, verdicts)
+    for view in views():
+        if recompute_file(view).exists() and view in present:
+            checks.check_view(db, view, recompute_file(view), verdicts)
         else:
-            verdicts.add(f"view {view.stem} equals its recomputation", False, f"table there: {view.stem in present}; {path.name} there: {path.exists()}")
+            verdicts.add(f"view {view} equals its recomputation", False, f"table there: {view in present}; {recompute_file(view)} there: {recompute_file(view).exists()}")
+    late = db.execute("SELECT count(*) FROM late").fetchone()[0] if "late" in present else None
+    verdicts.add("no row is late", late == 0, f"{late} are")
     effects = {}
-    for kind in ("alert", "decision", "anomaly", "forecast"):
-        effects[kind] = checks.check_effects(db_store, present, chosen.bootstrap, chosen.prefix, kind, schemas / f"{kind}.schema.json", verdicts)
-    checks.check_alerts_found(effects["alert"], verdicts)
+    for kind in EFFECTS:
+        effects[kind] = checks.check_effects(db, present, chosen.bootstrap, chosen.prefix, kind, schemas / f"{kind}.schema.json", verdicts)
+    must, may = alerts.expected(db, ROOT, {view: f"recomputed.{view}" for view in views()}, through)
+    alerts.check(effects["alert"], must, may, verdicts)
+    alerts.check_faults(effects["alert"], None if chosen.records >= FAULTS_SHOW_FROM else must, verdicts)
     checks.check_decisions(effects["decision"], verdicts)
+    compare_effects(chosen, {kind: sorted(record["id"] for record in records) for kind, records in effects.items()}, verdicts)
+
+
+def compare_effects(chosen, ids: dict, verdicts):
+    """The same records say the same things, however they were interleaved and however often the service was killed."""
+    if not chosen.effects:
+        return
+    file = Path(chosen.effects)
+    if not file.exists():
+        return file.write_text(json.dumps(ids))
+    before = json.loads(file.read_text())
+    for kind in EFFECTS:
+        ours, theirs = set(ids[kind]), set(before[kind])
+        verdicts.add(f"effects of kind {kind} have the ids of the run before", ours == theirs,
+                     f"{len(theirs)} then, {len(ours)} now, {len(theirs - ours)} missing, {len(ours - theirs)} too many")
+
+
+def views() -> list:
+    return [path.stem for path in sorted((ROOT / "sql" / "views").glob("*.sql"))]
 
 
 def recompute_file(view: str) -> Path:
     return ROOT / "tests" / "tools" / "recompute" / f"{view}.sql"
 
 
-def expected_rows(feed, now_us):
-    """Returns a connection that holds the truth, and the rows expected of each table, views included."""
-    db = checks.duckdb.connect()
-    db.execute("SET TimeZone = 'UTC'")
-    samples, events = feed.tables()
-    checks.load_truth(db, samples, events)
-    for macro in checks.MACROS.strip().split(";\n"):
-        db.execute(macro)
+def expectations(feed, through):
+    """Returns a database that holds the truth and every view recomputed, and the rows expected of each table."""
+    db = checks.connect()
+    checks.load_truth(db, *feed.tables())
     expected = {"samples": len(feed.values), "events": len(feed.events), "rejected": len(feed.broken)}
-    for view in sorted((ROOT / "sql" / "views").glob("*.sql")):
-        if recompute_file(view.stem).exists():
-            expected[view.stem] = checks.expected_rows(db, recompute_file(view.stem), now_us - LATENESS_S_MAX * 1_000_000)
+    for view in views():
+        if recompute_file(view).exists():
+            expected[view] = checks.recompute(db, recompute_file(view), through)
     return db, expected
 
 
 def run(chosen, work: Path, verdicts) -> None:
-    now_us = chosen.now * 1_000_000
+    through = (chosen.now - LATENESS_S_MAX) * 1_000_000
     feed = Feed(chosen, truth.Truth(chosen.seed, chosen.records, chosen.broken, chosen.now))
     feed.create_topics()
     store, port = work / "store", service.free_port()
@@ -292,16 +302,22 @@ def run(chosen, work: Path, verdicts) -> None:
         if chosen.kills:
             run_with_kills(bellwether, feed, chosen)
         else:
-            run_at_once(bellwether, feed)
+            feed.run()
         if feed.error:
             raise feed.error
+        begun = time.monotonic()
         print(f"  {feed.sent} records produced in {feed.seconds:.1f} s", flush=True)
-        samples, events = feed.tables()
-        pq.write_table(pa.table(samples), work / "truth_samples.parquet")
-        pq.write_table(pa.table(events), work / "truth_events.parquet")
+        if chosen.keep:
+            samples, events = feed.tables()
+            pq.write_table(pa.table(samples), work / "truth_samples.parquet")
+            pq.write_table(pa.table(events), work / "truth_events.parquet")
         feed.check_offsets(verdicts)
-        db, expected = expected_rows(feed, now_us)
-        done, seconds = await_caught_up(bellwether, store, expected)
+        db, expected = expectations(feed, through)
+        if not chosen.kills:
+            # Started on a full topic and an idle machine: what it reads per second is its own.
+            begun = time.monotonic()
+            bellwether.start()
+        done, seconds = await_caught_up(bellwether, store, expected, begun)
         verdicts.add("the service catches up", done, f"{seconds:.1f} s after the last record was produced" if chosen.kills else
                      f"{feed.sent} records in {seconds:.1f} s from start, {feed.sent / max(seconds, 1e-9):,.0f} a second")
         check_scrape(bellwether, work, verdicts)
@@ -315,7 +331,7 @@ def run(chosen, work: Path, verdicts) -> None:
         if bellwether.alive():
             bellwether.process.kill()
             bellwether.process.wait()
-    check_all(chosen, feed, db, store, now_us, verdicts)
+    check_all(chosen, feed, db, store, through, verdicts)
 
 
 def main() -> int:

@@ -10,6 +10,7 @@ import urllib.request
 from pathlib import Path
 
 POLL_S = 0.05
+LOG = "warn,bellwether=info"
 
 
 def wait_until(condition, seconds: float) -> bool:
@@ -42,6 +43,7 @@ class Service:
             log.write(f"--- start {self.starts}\n".encode())
             log.flush()
             environment = {k: v for k, v in os.environ.items() if not k.startswith("BELLWETHER_")}
+            environment["BELLWETHER_LOG"] = LOG
             self.process = subprocess.Popen(self.command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment)
         self.starts += 1
 

@@ -171,7 +171,8 @@ class Truth:
 
     def _otlp(self, i, ts, share):
         rng = self.rng
-        resource, job = {"service.name": "queue-exporter"}, {"job": "queue-exporter"}
+        resource = {"service.name": "queue-exporter"}
+        job = {"job": "queue-exporter", "service_name": "queue-exporter"}
         points, samples = [], []
         for n, service in enumerate(rng.sample(SERVICES, rng.randint(1, 4))):
             at, depth = ts - n, rng.uniform(0, 1000)

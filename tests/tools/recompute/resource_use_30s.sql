@@ -4,5 +4,5 @@ WITH reports AS (
            labels['replica'] AS replica, labels['resource'] AS resource, value
     FROM truth.metrics WHERE name = 'resource_use_ratio')
 SELECT window_start, window_start + INTERVAL '30 seconds' AS window_end, service, replica, resource,
-       avg(value) AS used_ratio
+       avg(value) AS used_ratio, max(value) AS used_ratio_max
 FROM reports GROUP BY window_start, service, replica, resource;

@@ -1,12 +1,8 @@
 -- key: window_start, window_end, service
--- tolerance: p50 0.01
--- tolerance: p90 0.01
--- tolerance: p95 0.01
--- tolerance: p99 0.01
 -- tolerance: slope 1e-6
 WITH requests AS (
     SELECT time_bucket(INTERVAL '1 minute', ts) AS window_start, labels['service'] AS service, value,
-           seconds(ts) - seconds(time_bucket(INTERVAL '1 minute', ts)) AS elapsed
+           seconds_since(ts, time_bucket(INTERVAL '1 minute', ts)) AS elapsed
     FROM truth.metrics WHERE name = 'request_duration_seconds'),
 grouped AS (
     SELECT window_start, service, count(*) AS n, list(value) AS xs, CASE WHEN count(DISTINCT elapsed) >= 2 THEN regr_slope(value, elapsed) END AS slope, avg(value) AS mean,
