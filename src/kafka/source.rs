@@ -146,6 +146,14 @@ impl Source {
         self.member.consumer.client().fetch_cluster_id(timeout).filter(|id| !id.is_empty())
     }
 
+    /// Returns how many partitions a topic has; zero where there is no such topic.
+    pub fn partition_count(&self, topic: &str, timeout: Duration) -> Result<usize, KafkaError> {
+        let operation = format!("ask for the partitions of topic {topic}");
+        let client = self.member.consumer.client();
+        let metadata = client.fetch_metadata(Some(topic), timeout).map_err(KafkaError::request(operation))?;
+        Ok(metadata.topics().iter().filter(|found| found.name() == topic).map(|found| found.partitions().len()).sum())
+    }
+
     /// Leaves the group and ends the thread. Nothing is asked or sent any more, so the receiver should have dealt with
     /// what it has; batches still held stay readable.
     pub fn stop(mut self) {

@@ -135,9 +135,10 @@ fn run_service(loaded: &Loaded) -> Result<()> {
     })
 }
 
-/// The libraries below are heard from `warn` on; what they say at `info` is about every single commit.
+/// The libraries below are heard from `warn` on; what they say at `info` is about every single commit. The consumer's
+/// wrapper says an error whenever a client that left its group is dropped.
 fn quiet(level: &str) -> String {
-    format!("warn,bellwether={}", level.to_ascii_lowercase())
+    format!("warn,rdkafka::consumer::base_consumer=off,bellwether={}", level.to_ascii_lowercase())
 }
 
 /// Is done at the first SIGINT or SIGTERM.

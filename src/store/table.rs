@@ -161,10 +161,16 @@ impl Table {
         Ok(found)
     }
 
-    /// Puts the rows of this moment aside for the next commit, unless some that failed before are waiting for theirs.
+    /// Tells whether rows put aside are still waiting for their commit.
+    pub fn is_sealed(&self) -> bool {
+        self.head().sealed.is_some()
+    }
+
+    /// Puts the rows of this moment aside for the next commit.
     pub fn seal(&self) {
         let mut head = self.head();
-        if head.sealed.is_some() || (head.open.is_empty() && head.positions.is_empty()) {
+        debug_assert!(head.sealed.is_none(), "what was sealed before is committed first");
+        if head.open.is_empty() && head.positions.is_empty() {
             return;
         }
         let sealed = Sealed {

@@ -29,8 +29,6 @@ pub(super) struct View {
     pane_width: i64,
     /// Windows that end at or before this are closed.
     closed_through: i64,
-    /// Up to where windows were emitted before a restart: rows older than that are not late, they are history.
-    resumed_at: i64,
     statics: Vec<PerSeries>,
     /// Of each series: whether its rows may pass, and its key where that depends on the series alone.
     passes: Vec<bool>,
@@ -58,7 +56,6 @@ impl View {
             panes: BTreeMap::new(),
             pane_width,
             closed_through: i64::MIN,
-            resumed_at: i64::MIN,
             statics,
             passes: Vec::new(),
             key_of: Vec::new(),
@@ -83,7 +80,6 @@ impl View {
 
     pub fn resume(&mut self, through: EventTime) {
         self.closed_through = self.closed_through.max(through.as_micros());
-        self.resumed_at = self.closed_through;
     }
 
     /// Returns the start of the oldest window that is still to be emitted; `EventTime::MIN` where none ever was.
@@ -170,7 +166,7 @@ impl View {
         Ok(passes.iter().map(|&pass| if pass { numbers.next().unwrap_or(unused) } else { unused }).collect())
     }
 
-    /// Drops rows whose last window is closed, noting them as late unless they are history being read again.
+    /// Drops rows whose last window is closed, noting them as late.
     fn drop_late(&self, at: usize, rows: Vec<u32>, ts: &[i64], late: &mut Vec<Late>) -> Vec<u32> {
         if self.closed_through == i64::MIN {
             return rows;
@@ -181,7 +177,7 @@ impl View {
             let ts = ts[row as usize];
             let last_end = ts - ts.rem_euclid(slide) + width;
             let open = last_end > self.closed_through;
-            if !open && last_end > self.resumed_at {
+            if !open {
                 late.push(Late {
                     view: at,
                     row,

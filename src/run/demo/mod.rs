@@ -59,7 +59,8 @@ pub struct Options {
 
 /// Runs the demo.
 pub async fn run(options: Options) -> Result<()> {
-    let level = std::env::var("BELLWETHER_LOG").unwrap_or_else(|_| "error".to_owned());
+    let level =
+        std::env::var("BELLWETHER_LOG").unwrap_or_else(|_| "error,rdkafka::consumer::base_consumer=off".to_owned());
     init_logs(&level, LogFormat::Text)?;
     let start = EventTime::parse_rfc3339(START).context("the start is a constant time")?;
     let shape = Shape { requests_per_second: REQUESTS_PER_SECOND, ..Shape::default() };
