@@ -23,7 +23,6 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use tracing::info;
 
 use crate::config::{self, Loaded};
 use crate::telemetry::Telemetry;
@@ -130,8 +129,7 @@ fn run_service(loaded: &Loaded) -> Result<()> {
     anyhow::ensure!(!settings.inputs.is_empty(), "no input is configured (hint: add [[inputs]] with topic and format)");
     runtime()?.block_on(async {
         let telemetry = Telemetry::default();
-        let announce = |address| info!(%address, "serving");
-        service::run(settings, telemetry, Box::new(|_| ()), announce, interrupted()).await
+        service::run(settings, telemetry, Box::new(|_| ()), |_| (), interrupted()).await
     })
 }
 

@@ -21,6 +21,8 @@ use crate::telemetry::instruments::Stage;
 
 /// How long one step of a transaction may take before it is tried anew.
 const STEP_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long making the topics may take before it is tried anew: a shutdown waits for it.
+const TOPICS_TIMEOUT: Duration = Duration::from_secs(5);
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_LAST: Duration = Duration::from_secs(10);
 
@@ -116,7 +118,7 @@ impl Carrier {
     fn run(self, flushes: Receiver<Flush>, answers: Sender<Landed>) {
         let opened = self.insist("opening the sink", || {
             if !self.topics.is_empty() {
-                admin::ensure_topics(&self.settings, &self.topics, STEP_TIMEOUT)?;
+                admin::ensure_topics(&self.settings, &self.topics, TOPICS_TIMEOUT)?;
             }
             Sink::open(&self.settings, STEP_TIMEOUT)
         });
