@@ -339,6 +339,27 @@ fn a_wrong_answer_and_a_dropped_question_are_failures_and_do_not_hang() {
 }
 
 #[test]
+fn a_source_can_be_stopped_while_it_asks() {
+    let broker = EmbeddedBroker::start(&[("a", 2)]).unwrap();
+    let settings = broker.settings("readers", &["a"]);
+    let (source, events) = Source::start(&settings, 4).unwrap();
+    let asked = events.recv_timeout(DEADLINE).unwrap();
+    assert!(matches!(asked, SourceEvent::Assigned { .. }));
+    source.stop();
+
+    let (source, events) = Source::start(&settings, 4).unwrap();
+    let mut seen = Seen::default();
+    seen.until(&events, |seen| seen.assigned.len() == 2);
+    let (other, other_events) = Source::start(&settings, 4).unwrap();
+    let revoked = events.iter().find(|event| matches!(event, SourceEvent::Revoked { .. }));
+    assert!(revoked.is_some());
+    source.stop();
+    let mut other_seen = Seen::default();
+    other_seen.until(&other_events, |seen| seen.assigned.len() == 2);
+    other.stop();
+}
+
+#[test]
 fn a_receiver_that_does_not_read_keeps_its_partitions_and_its_memory() {
     let broker = EmbeddedBroker::start(&[("a", 1)]).unwrap();
     fill(&broker, &["a"], 1, 2000);
