@@ -100,6 +100,16 @@ impl EmbeddedBroker {
         })
     }
 
+    /// Answers a kind of request up to this version only.
+    #[cfg(test)]
+    pub(super) fn limit_version(
+        &self,
+        request: rdkafka::types::RDKafkaApiKey,
+        version_max: i16,
+    ) -> Result<(), KafkaError> {
+        self.with_cluster("limit a version", |cluster| cluster.apiversion(request, Some(0), Some(version_max)))
+    }
+
     fn with_cluster(
         &self,
         operation: &'static str,

@@ -208,13 +208,15 @@ fn a_second_run_goes_on_where_the_first_was() {
 #[test]
 fn a_second_member_takes_over_a_part_and_gives_it_back() {
     let broker = EmbeddedBroker::start(&[("a", 4)]).unwrap();
+    // From version 7 on this broker puts an injected error on the whole answer, where librdkafka keeps it to itself.
+    broker.limit_version(RDKafkaApiKey::Fetch, 6).unwrap();
     fill(&broker, &["a"], 4, 10);
     let settings = broker.settings("readers", &["a"]);
     let mut seen = Seen::default();
     let (source, events) = Source::start(&settings, 4).unwrap();
     seen.until(&events, |seen| seen.total() == 40);
     // An error event before a rebalance: the batch call moves librdkafka's position past it.
-    broker.fail_next(RDKafkaApiKey::Fetch, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_KAFKA_STORAGE_ERROR]).unwrap();
+    broker.fail_next(RDKafkaApiKey::Fetch, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN; 4]).unwrap();
 
     let (other, other_events) = Source::start(&settings, 4).unwrap();
     let mut other_seen = Seen { starts: (0..4).map(|p| (("a".into(), p), 10)).collect(), ..Seen::default() };
@@ -339,6 +341,27 @@ fn a_wrong_answer_and_a_dropped_question_are_failures_and_do_not_hang() {
         }
         source.stop();
     }
+}
+
+#[test]
+fn a_source_can_be_stopped_while_it_asks() {
+    let broker = EmbeddedBroker::start(&[("a", 2)]).unwrap();
+    let settings = broker.settings("readers", &["a"]);
+    let (source, events) = Source::start(&settings, 4).unwrap();
+    let asked = events.recv_timeout(DEADLINE).unwrap();
+    assert!(matches!(asked, SourceEvent::Assigned { .. }));
+    source.stop();
+
+    let (source, events) = Source::start(&settings, 4).unwrap();
+    let mut seen = Seen::default();
+    seen.until(&events, |seen| seen.assigned.len() == 2);
+    let (other, other_events) = Source::start(&settings, 4).unwrap();
+    let revoked = events.iter().find(|event| matches!(event, SourceEvent::Revoked { .. }));
+    assert!(revoked.is_some());
+    source.stop();
+    let mut other_seen = Seen::default();
+    other_seen.until(&other_events, |seen| seen.assigned.len() == 2);
+    other.stop();
 }
 
 #[test]
