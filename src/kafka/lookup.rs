@@ -41,9 +41,12 @@ pub(super) fn assigned(
     partitions.iter().map(describe).collect()
 }
 
-type Committed = HashMap<Partition, (Option<i64>, String)>;
+pub(super) type Committed = HashMap<Partition, (Option<i64>, String)>;
 
-fn committed(consumer: &BaseConsumer<MemberContext>, partitions: &[Partition]) -> Result<Committed, KafkaError> {
+pub(super) fn committed(
+    consumer: &BaseConsumer<MemberContext>,
+    partitions: &[Partition],
+) -> Result<Committed, KafkaError> {
     let operation = "ask for the committed offsets of the group";
     let mut list = TopicPartitionList::with_capacity(partitions.len());
     for partition in partitions {

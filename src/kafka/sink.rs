@@ -67,6 +67,14 @@ impl Sink {
         Ok(Sink { settings: settings.clone(), timeout, producer: Some(producer), fenced: false })
     }
 
+    /// Makes a new producer where the last failure took it, ending whatever transaction that one left open.
+    pub fn reconnect(&mut self) -> Result<(), KafkaError> {
+        if self.producer.is_none() && !self.fenced {
+            self.producer = Some(Connected::open(&self.settings, self.timeout)?);
+        }
+        Ok(())
+    }
+
     /// Writes `records` and commits `offsets` for the member `group`, in one transaction; nothing of it where it fails.
     ///
     /// After an error that [is retriable](KafkaError::is_retriable) the same call may be made again. An error of the

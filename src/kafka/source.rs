@@ -20,9 +20,11 @@ use tracing::warn;
 use super::batch::{Batch, Queue};
 use super::context::{MemberContext, Rebalance, let_go, lock};
 use super::error::KafkaError;
+use super::lookup;
 use super::native::{elements, name};
 use super::reader::Reader;
 use super::settings::Settings;
+use super::sink::Offset;
 
 /// The start offset that stands for the beginning of a partition.
 pub const BEGINNING: i64 = -2;
@@ -185,6 +187,19 @@ impl GroupHandle {
     /// the last join is not fenced off by the broker.
     pub(super) fn metadata(&self) -> Option<ConsumerGroupMetadata> {
         self.0.consumer.group_metadata()
+    }
+
+    /// Tells whether the group's committed offsets are exactly these, with their metadata. Asks the broker.
+    pub fn holds(&self, offsets: &[Offset]) -> Result<bool, KafkaError> {
+        let named = |offset: &Offset| Partition { topic: offset.topic.as_str().into(), partition: offset.partition };
+        let partitions: Vec<Partition> = offsets.iter().map(named).collect();
+        let committed = lookup::committed(&self.0.consumer, &partitions)?;
+        let same = |offset: &Offset| {
+            committed
+                .get(&named(offset))
+                .is_some_and(|(next, metadata)| *next == Some(offset.next) && *metadata == offset.metadata)
+        };
+        Ok(!offsets.is_empty() && offsets.iter().all(same))
     }
 }
 

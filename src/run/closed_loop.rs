@@ -129,6 +129,11 @@ impl ClosedLoop {
         }
     }
 
+    /// Shows the rules a window again that a tick before a restart covered, while it is still the newest of its view.
+    pub fn show_again(&mut self, emission: &Emission) {
+        self.rules.show(&emission.view, emission.window.end, emission.rows.clone());
+    }
+
     /// Returns the alerts that are pending or firing.
     pub fn active_alerts(&self) -> impl Iterator<Item = Active<'_>> {
         self.alerts.active()
@@ -220,7 +225,10 @@ impl Scaling {
         if self.history.len() == HISTORY_MAX {
             self.history.pop_front();
         }
-        self.history.push_back((at, loads.iter().sum()));
+        let load: f64 = loads.iter().sum();
+        if load.is_finite() {
+            self.history.push_back((at, load));
+        }
     }
 
     fn take_forecast(&mut self, target: &ScalingTarget, forecasts: &[Forecast]) {
@@ -232,7 +240,9 @@ impl Scaling {
         let Some(issued_at) = forecasts.iter().filter(ours).map(|forecast| forecast.issued_at).max() else { return };
         let mut newest: BTreeMap<EventTime, f64> = BTreeMap::new();
         for forecast in forecasts.iter().filter(ours).filter(|forecast| forecast.issued_at == issued_at) {
-            *newest.entry(forecast.target_time).or_default() += forecast.yhat_upper;
+            if forecast.yhat_upper.is_finite() {
+                *newest.entry(forecast.target_time).or_default() += forecast.yhat_upper;
+            }
         }
         self.issued_at = Some(issued_at);
         self.forecast = newest.into_iter().collect();

@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 use tracing::{info, warn};
 
 use super::clock;
-use super::core::{Core, LOOP_APP};
+use super::core::{Core, LOOP_APP, VIEW_APP};
 use super::latest;
 use super::outlet::{Flush, Landed, Outlet};
 use super::partition::{DoneBefore, Emitted};
@@ -53,16 +53,21 @@ pub struct Parts {
 
 struct Conductor {
     parts: Parts,
+    stop: Arc<AtomicBool>,
     outlet: Outlet,
     cluster: Option<String>,
     begun: bool,
     /// How many partitions the inputs have; none until the broker told.
     partitions_total: Option<usize>,
+    /// How far the effects of partitions were handed over that this process once held.
+    handed: BTreeMap<PartitionKey, i64>,
     /// When each partition was last caught up with; a record takes it out.
     caught_up: BTreeMap<PartitionKey, Instant>,
     flushed_at: Instant,
     moved: bool,
     saved_at: Instant,
+    /// The tick whose memory was saved last.
+    saved: Option<EventTime>,
     /// The loop's memory as of the flush on its way, to be saved once that has landed.
     memory: Option<(EventTime, String)>,
     gauges_at: Instant,
@@ -80,14 +85,17 @@ pub fn conduct(parts: Parts, events: Receiver<SourceEvent>, stop: Arc<AtomicBool
     let now = Instant::now();
     let mut conductor = Conductor {
         parts,
+        stop: stop.clone(),
         outlet,
         cluster: None,
         begun: false,
         partitions_total: None,
+        handed: BTreeMap::new(),
         caught_up: BTreeMap::new(),
         flushed_at: now,
         moved: false,
         saved_at: now,
+        saved: None,
         memory: None,
         gauges_at: now,
     };
@@ -156,8 +164,8 @@ impl Conductor {
     }
 
     fn overfull(&self) -> bool {
-        let head = self.parts.store.head_bytes();
-        let full = head > self.parts.settings.store.head_bytes_max || self.parts.core.outbox_len() > OUTBOX_MAX;
+        let held = self.parts.store.head_bytes() + self.parts.core.outbox_bytes();
+        let full = held > self.parts.settings.store.head_bytes_max || self.parts.core.outbox_len() > OUTBOX_MAX;
         self.parts.telemetry.queues.set_depth("outbox", self.parts.core.outbox_len());
         full
     }
@@ -185,6 +193,10 @@ impl Conductor {
                 self.commit_all()?;
                 for partition in partitions {
                     let key = (partition.topic.clone(), partition.partition);
+                    let at = self.parts.core.partitions.find(&key.0, key.1);
+                    if let Some(next) = at.and_then(|at| self.parts.core.partitions.get(at)).map(|held| held.next) {
+                        self.handed.insert(key.clone(), next);
+                    }
                     self.parts.core.revoke(&key);
                     self.caught_up.remove(&key);
                     self.parts.telemetry.broker.forget(&partition.topic, partition.partition);
@@ -218,7 +230,8 @@ impl Conductor {
         if self.cluster.is_none() {
             self.cluster = self.parts.source.cluster_id(Duration::from_secs(10));
         }
-        let cluster = self.cluster.clone().unwrap_or_else(|| "unknown".to_owned());
+        // Offsets are kept under this name: a guess would read everything a second time.
+        let cluster = self.cluster.clone().context("no broker told the id of its cluster")?;
         let mut starts = Vec::with_capacity(partitions.len());
         let mut emitted = EventTime::MIN;
         for partition in partitions {
@@ -246,6 +259,7 @@ impl Conductor {
         let stored = stored_in(table)?;
         let (rejected, late) = (stored_in("rejected")?, stored_in("late")?);
         let effects = partition.committed;
+        let handed = self.handed.get(&(partition.topic.clone(), partition.partition)).copied();
         let low = partition.low;
         if let Some(stored) = stored.filter(|&stored| stored < low) {
             anyhow::bail!(
@@ -260,7 +274,8 @@ impl Conductor {
             stored: stored.unwrap_or(0),
             rejected: rejected.unwrap_or(0),
             late: late.unwrap_or(0),
-            effects: effects.unwrap_or(0),
+            // What this process handed to its sink before is on its way, even where the broker does not know yet.
+            effects: effects.max(handed).unwrap_or(0),
         };
         Ok((start, done_before))
     }
@@ -316,10 +331,14 @@ impl Conductor {
             .filter(|offset| offset.next >= 0)
             .collect();
         if self.saved_at.elapsed() >= SAVE_INTERVAL
-            && let Some(tick) = through
+            && let Some(tick) = through.filter(|tick| self.saved.is_none_or(|saved| *tick > saved))
         {
             self.memory = core.closed_loop.save()?.map(|text| (tick, text));
-            self.saved_at = Instant::now();
+            (self.saved_at, self.saved) = (Instant::now(), Some(tick));
+            // Views that had nothing to emit move on too: a restart need not look for their windows in old rows.
+            for (view, closed, _) in core.engine.progress().filter(|(_, closed, _)| *closed > EventTime::MIN) {
+                self.parts.store.append(view, None, &[(VIEW_APP, closed.as_micros())])?;
+            }
         }
         self.outlet.send(Flush { records: core.take_outbox(), offsets, through })?;
         (self.flushed_at, self.moved) = (Instant::now(), false);
@@ -352,7 +371,17 @@ impl Conductor {
         if self.outlet.in_flight {
             warn!("the last effects have not landed; they will be emitted after the next start");
         }
-        Ok(self.parts.runtime.block_on(service::commit(&self.parts.store, &self.parts.telemetry))?)
+        // What passes must be waited for: to go on with rows uncommitted would have them read, and stored, again.
+        let mut wait = PATIENCE;
+        loop {
+            match self.parts.runtime.block_on(service::commit(&self.parts.store, &self.parts.telemetry)) {
+                Err(error) if error.retriable() && !self.stop.load(Ordering::SeqCst) => {
+                    std::thread::park_timeout(wait);
+                    wait = (wait * 2).min(Duration::from_secs(10));
+                }
+                done => return Ok(done?),
+            }
+        }
     }
 
     fn finish(mut self) -> Result<()> {

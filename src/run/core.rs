@@ -111,6 +111,8 @@ pub struct Core {
     pub recorded_before: BTreeMap<&'static str, EventTime>,
     /// Effects that wait for their transaction.
     outbox: Vec<Outgoing>,
+    /// Of the dead letters in it, which alone can be large.
+    outbox_bytes: usize,
     decoded: Decoded,
     rejected: Vec<Rejected>,
     traces: Vec<Trace>,
@@ -149,6 +151,7 @@ impl Core {
             emitted_before: EventTime::MIN,
             recorded_before: BTreeMap::new(),
             outbox: Vec::new(),
+            outbox_bytes: 0,
             decoded: Decoded::default(),
             rejected: Vec::new(),
             traces: Vec::new(),
@@ -231,16 +234,20 @@ impl Core {
         let decoder = &mut self.decoders[partition.input];
         let headers = if decoder.wants_headers() { message.headers() } else { Vec::new() };
         let headers: Vec<(&str, &[u8])> = headers.iter().map(|(name, v)| (*name, v.unwrap_or_default())).collect();
-        let timestamp = message.timestamp_ms().map_or(bounds.newest, |ms| EventTime::from_micros(ms * 1000));
+        let timestamp =
+            message.timestamp_ms().map_or(bounds.newest, |ms| EventTime::from_micros(ms.saturating_mul(1000)));
         let record = Record { value, timestamp, headers: &headers };
         let mark = self.decoded.mark();
         let before = (self.decoded.samples.len(), self.decoded.events.len());
         match decoder.decode(&record, bounds, &mut self.interner, &mut self.decoded) {
-            Ok(()) if offset < partition.done_before.stored => self.decoded.rewind(mark),
             Ok(()) => {
                 let samples = self.decoded.samples.ts[before.0..].iter().copied().map(EventTime::from_micros);
                 let events = self.decoded.events[before.1..].iter().map(|event| event.ts);
                 partition.newest = samples.chain(events).chain(partition.newest).max();
+                if offset < partition.done_before.stored {
+                    // In the store already, and so in the windows rebuilt from it; only the clock needs to know.
+                    self.decoded.rewind(mark);
+                }
             }
             Err(why) => self.reject(at, message, timestamp, why),
         }
@@ -266,7 +273,9 @@ impl Core {
             headers: headers.collect(),
         };
         if offset >= partition.done_before.effects {
-            self.outbox.push(effects::dead_letter(&input.dead_letter_topic, &rejected));
+            let letter = effects::dead_letter(&input.dead_letter_topic, &rejected);
+            self.outbox_bytes += letter.payload.as_ref().map_or(0, Vec::len);
+            self.outbox.push(letter);
         }
         if offset >= partition.done_before.rejected {
             self.rejected.push(rejected);
@@ -452,8 +461,14 @@ impl Core {
         self.outbox.len()
     }
 
+    /// Returns the bytes of the dead letters among them.
+    pub fn outbox_bytes(&self) -> usize {
+        self.outbox_bytes
+    }
+
     /// Hands over the effects that wait.
     pub fn take_outbox(&mut self) -> Vec<Outgoing> {
+        self.outbox_bytes = 0;
         std::mem::take(&mut self.outbox)
     }
 }

@@ -13,6 +13,10 @@ use crate::model::time::EventTime;
 /// The `ce_source` of everything we say.
 const SOURCE: &str = "bellwether";
 
+/// A dead letter's value is cut to this, as brokers take about a million bytes in one record: one they refuse would stop
+/// all effects. The table `rejected` keeps it whole.
+const DEAD_LETTER_BYTES_MAX: usize = 768 << 10;
+
 /// The topics that effects go to.
 #[derive(Clone, Debug)]
 pub struct Topics {
@@ -94,10 +98,12 @@ pub fn dead_letter(topic: &str, rejected: &Rejected) -> Outgoing {
         ("exception.message", rejected.why.message.clone()),
     ];
     let own = rejected.headers.iter().map(|(name, value)| (name.clone(), value.clone().unwrap_or_default()));
-    Outgoing {
-        topic: topic.to_owned(),
-        key: rejected.key.clone().unwrap_or_default(),
-        payload: rejected.value.clone(),
-        headers: own.chain(why.map(|(name, value)| (format!("{PREFIX}.{name}"), value.into_bytes()))).collect(),
+    let mut headers: Vec<(String, Vec<u8>)> =
+        own.chain(why.map(|(name, value)| (format!("{PREFIX}.{name}"), value.into_bytes()))).collect();
+    let mut payload = rejected.value.clone();
+    if let Some(value) = payload.as_mut().filter(|value| value.len() > DEAD_LETTER_BYTES_MAX) {
+        headers.push(("bellwether.truncated_from_bytes".to_owned(), value.len().to_string().into_bytes()));
+        value.truncate(DEAD_LETTER_BYTES_MAX);
     }
+    Outgoing { topic: topic.to_owned(), key: rejected.key.clone().unwrap_or_default(), payload, headers }
 }

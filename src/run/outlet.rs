@@ -72,7 +72,12 @@ impl Outlet {
     pub fn send(&mut self, flush: Flush) -> Result<()> {
         debug_assert!(!self.in_flight, "one flush at a time");
         let flushes = self.flushes.as_ref().context("the sink is stopped")?;
-        flushes.send(flush).ok().context("the sink has stopped")?;
+        if flushes.send(flush).is_err() {
+            return match self.landed.try_recv() {
+                Ok(Landed::Failed(error)) => Err(error.into()),
+                _ => Err(anyhow::anyhow!("the sink has stopped")),
+            };
+        }
         self.in_flight = true;
         Ok(())
     }
@@ -132,7 +137,16 @@ impl Carrier {
         };
         info!("sink open");
         while let Ok(flush) = flushes.recv() {
+            let mut first = true;
             let done = self.insist("committing effects", || {
+                // A commit that came back as failed may have landed: once the broker has ended what was open, the
+                // group's offsets tell.
+                if !std::mem::take(&mut first) {
+                    sink.reconnect()?;
+                    if self.group.holds(&flush.offsets)? {
+                        return Ok(());
+                    }
+                }
                 let _timer = self.telemetry.stages.time(Stage::EffectCommit);
                 sink.commit(&flush.records, &flush.offsets, Some(&self.group))
             });
@@ -157,8 +171,12 @@ impl Carrier {
         loop {
             match f() {
                 Ok(done) => return Ok(Some(done)),
-                Err(error) if !error.is_retriable() || error.is_fenced() => return Err(error),
-                Err(error) => warn!(what, %error, wait_ms = wait.as_millis() as u64, "retrying"),
+                // A member whom the group went on without joins it again by itself.
+                Err(error) if error.is_fenced() => return Err(error),
+                Err(error) if !error.is_retriable() && !error.is_lost_group() => return Err(error),
+                Err(error) => {
+                    warn!(what, error = super::service::chain(&error), wait_ms = wait.as_millis() as u64, "retrying")
+                }
             }
             if self.stop.load(Ordering::SeqCst) {
                 return Ok(None);

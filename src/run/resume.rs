@@ -3,6 +3,9 @@
 //! Series are interned again, each view takes up where its table stands, its open windows are aggregated anew from the
 //! stored rows, and the loop catches up from its last saved memory over the views' rows.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Float64Type, Int64Type, TimestampMicrosecondType};
@@ -10,7 +13,7 @@ use datafusion::logical_expr::{Expr, col, lit};
 use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
 use datafusion::scalar::ScalarValue;
 use futures::StreamExt;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::core::{Core, LOOP_APP, LOOP_TABLES, VIEW_APP};
 use crate::model::batch::Samples;
@@ -74,29 +77,42 @@ pub async fn core(core: &mut Core, store: &Store) -> Result<()> {
         }
     }
     let context = session(store)?;
-    restore_loop(core, &context).await?;
+    restore_loop(core, store, &context).await?;
     feed_stored_windows(core, &context, &views).await?;
     rebuild_from_samples(core, &context).await?;
     rebuild_from_events(core, &context).await
 }
 
-async fn restore_loop(core: &mut Core, context: &SessionContext) -> Result<()> {
-    let newest = context.table("state").await?.sort(vec![col("watermark").sort(false, false)])?.limit(0, Some(1))?;
-    for batch in newest.collect().await?.iter().filter(|batch| batch.num_rows() > 0) {
-        core.closed_loop.restore(column(batch, "body")?.as_string::<i32>().value(0))?;
+/// Takes up the memory that was saved last. One that does not read, as after an upgrade, is done without: the loop then
+/// learns anew from the stored windows.
+async fn restore_loop(core: &mut Core, store: &Store, context: &SessionContext) -> Result<()> {
+    let Some(tick) = store.position("state", LOOP_APP).await? else { return Ok(()) };
+    let newest = context.table("state").await?.filter(col("watermark").eq(time(EventTime::from_micros(tick))))?;
+    for batch in newest.limit(0, Some(1))?.collect().await?.iter().filter(|batch| batch.num_rows() > 0) {
+        if let Err(error) = core.closed_loop.restore(column(batch, "body")?.as_string::<i32>().value(0)) {
+            warn!(error = format!("{error:#}"), "the loop starts without its memory");
+        }
     }
     Ok(())
 }
 
 /// Shows the loop the windows that its saved memory does not cover.
 async fn feed_stored_windows(core: &mut Core, context: &SessionContext, views: &[String]) -> Result<()> {
+    let slides: BTreeMap<String, Duration> =
+        core.engine.views().map(|(view, _)| (view.name.to_string(), view.window.slide)).collect();
     for view in views {
         let mut rows = context.table(view.as_str()).await?;
-        if let Some(tick) = core.closed_loop.tick() {
-            rows = rows.filter(col("window_end").gt(time(tick)))?;
+        let tick = core.closed_loop.tick();
+        if let Some(tick) = tick {
+            // The newest window before the tick is what the rules still see.
+            rows = rows.filter(col("window_end").gt(time(tick - slides.get(view).copied().unwrap_or_default())))?;
         }
         let rows = rows.sort(vec![col("window_end").sort(true, true)])?;
         let closed_loop = &mut core.closed_loop;
+        let mut take = |whole: Emission| match tick.is_some_and(|tick| whole.window.end <= tick) {
+            true => closed_loop.show_again(&whole),
+            false => closed_loop.feed(whole),
+        };
         let mut open: Option<Emission> = None;
         each_batch(rows, |batch| {
             for emission in windows(view, batch)? {
@@ -108,7 +124,7 @@ async fn feed_stored_windows(core: &mut Core, context: &SessionContext, views: &
                     }
                     _ => {
                         if let Some(whole) = open.replace(emission) {
-                            closed_loop.feed(whole);
+                            take(whole);
                         }
                     }
                 }
@@ -117,7 +133,7 @@ async fn feed_stored_windows(core: &mut Core, context: &SessionContext, views: &
         })
         .await?;
         if let Some(whole) = open {
-            closed_loop.feed(whole);
+            take(whole);
         }
     }
     Ok(())

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::insight::Row;
 
-/// Returns the rows of a batch. The window's bounds are neither key nor value; a NULL or NaN is no value.
+/// Returns the rows of a batch. The window's bounds are neither key nor value; a NULL, a NaN and an infinity are no value.
 pub fn of_batch(batch: &RecordBatch) -> Vec<Row> {
     let mut rows = vec![Row { key: BTreeMap::new(), values: BTreeMap::new() }; batch.num_rows()];
     for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
@@ -26,7 +26,7 @@ pub fn of_batch(batch: &RecordBatch) -> Vec<Row> {
                 let Ok(numbers) = cast(column, &DataType::Float64) else { continue };
                 let numbers = numbers.as_primitive::<Float64Type>();
                 for (row, number) in rows.iter_mut().zip(numbers.iter()) {
-                    if let Some(number) = number.filter(|n| !n.is_nan()) {
+                    if let Some(number) = number.filter(|n| n.is_finite()) {
                         row.values.insert(field.name().clone(), number);
                     }
                 }

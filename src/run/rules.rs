@@ -14,6 +14,7 @@ use datafusion::datasource::TableType;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::{SessionConfig, SessionContext};
+use tracing::warn;
 
 use super::rows;
 use crate::decide::alert::Instance;
@@ -122,7 +123,11 @@ impl Rules {
             if planned.seen.as_ref() == Some(&generations) {
                 continue;
             }
-            planned.instances = run(&self.context, planned).await?;
+            match run(&self.context, planned).await {
+                Ok(instances) => planned.instances = instances,
+                // The rule stays where it was: an error in its arithmetic is no reason to fire, nor to resolve.
+                Err(error) => warn!(rule = planned.rule.name, error = format!("{error:#}"), "rule not evaluated"),
+            }
             planned.seen = Some(generations);
         }
         Ok(self.rules.iter().map(|planned| (&planned.rule, planned.instances.as_slice())).collect())

@@ -76,7 +76,7 @@ pub async fn run(
     let (source, events) = Source::start(&settings.kafka, QUEUE_BATCHES_MAX)?;
     let stop = Arc::new(AtomicBool::new(false));
     let (committer_stop, committer) = spawn_committer(&settings, &store, &telemetry, &obstacles);
-    let (ended, core_ended) = oneshot::channel();
+    let (ended, mut core_ended) = oneshot::channel();
     let thread = {
         let (settings, store, telemetry, obstacles) =
             (settings.clone(), store.clone(), telemetry.clone(), obstacles.clone());
@@ -91,7 +91,7 @@ pub async fn run(
     let mut committer = committer;
     let result = tokio::select! {
         () = shutdown => None,
-        ended = core_ended => Some(ended.context("the core's thread ended without a word").and_then(|r| r)),
+        ended = &mut core_ended => Some(ended.context("the core's thread ended without a word").and_then(|r| r)),
         failed = &mut committer => Some(failed.context("the committer ended without a word").and_then(|r| r)),
     };
     info!("shutting down");
@@ -100,6 +100,11 @@ pub async fn run(
     if joined.is_err() {
         error!("the core's thread had panicked");
     }
+    // Told to stop, the core still has its last words: what it could not commit must not pass for a clean end.
+    let result = match result {
+        None => Some(core_ended.await.context("the core's thread ended without a word").and_then(|r| r)),
+        ended => ended,
+    };
     let _ = committer_stop.send(true);
     if !committer.is_finished() {
         let _ = committer.await;
@@ -255,7 +260,10 @@ pub async fn commit(store: &Store, telemetry: &Telemetry) -> Result<(), StoreErr
             return Err(error);
         }
     }
-    store.maintain().await
+    if let Err(error) = store.maintain().await {
+        warn!(error = chain(&error), "a checkpoint was not written; the next is tried later");
+    }
+    Ok(())
 }
 
 /// Returns an error with its causes, on one line; a cause that repeats what was said is left out.

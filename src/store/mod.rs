@@ -185,9 +185,10 @@ impl Store {
             self.commit_sealed(&order, &mut stats).await?;
         }
         {
-            // One moment for all tables: rows and positions sealed here belong together.
+            // Rows come in by rank. Sealing the other way round keeps what a row refers to on its side of the cut, even
+            // where more is appended meanwhile.
             let _sealing = self.pinning.write().unwrap_or_else(PoisonError::into_inner);
-            order.iter().for_each(|table| table.seal());
+            order.iter().rev().for_each(|table| table.seal());
         }
         self.commit_sealed(&order, &mut stats).await?;
         Ok(stats)

@@ -138,12 +138,16 @@ impl Engine {
     /// Closes every window that the watermarks have passed, in order of window end, then of view.
     pub fn advance(&mut self) -> Result<Vec<Emission>, StreamError> {
         let mut emitted = Vec::new();
+        // A source that rests goes by the time of the other: a silent stream of events must not hold up what is said
+        // about metrics.
+        let low = |own: &Clock, other: &Clock| if own.is_resting() { own.low().max(other.low()) } else { own.low() };
+        let (metrics, events) = (low(&self.metrics, &self.events), low(&self.events, &self.metrics));
         for view in &mut self.views {
-            let clock = match view.source() {
-                Source::Metrics => &self.metrics,
-                Source::Events => &self.events,
+            let low = match view.source() {
+                Source::Metrics => metrics,
+                Source::Events => events,
             };
-            if let Some(low) = clock.low() {
+            if let Some(low) = low {
                 view.close_through(low.saturating_sub(view.definition.lateness), &mut emitted)?;
             }
         }

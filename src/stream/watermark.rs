@@ -46,6 +46,11 @@ impl Clock {
         }
     }
 
+    /// Tells whether nothing can be expected of this source: it has no partition, or all have stepped aside.
+    pub fn is_resting(&self) -> bool {
+        self.partitions.values().all(|progress| progress.idle)
+    }
+
     /// Returns the least of the newest times over the partitions that are not idle; where all are idle, the greatest
     /// time that was ever seen. None while a partition that is not idle has given no row.
     pub fn low(&self) -> Option<EventTime> {
