@@ -13,7 +13,7 @@ fn main() -> ExitCode {
     match run::run(run::Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", run::service::chain(&*error));
             ExitCode::FAILURE
         }
     }

@@ -33,6 +33,7 @@ pub enum Format {
     JsonMetrics,
     /// One JSON object per event, an array of them, or one per line.
     JsonEvents,
+    #[serde(rename = "cloudevents")]
     /// CloudEvents 1.x in structured, batch or binary mode; CDEvents are understood.
     CloudEvents,
     /// OpenTelemetry `MetricsData`, protobuf or JSON, told apart by the first byte.
@@ -57,7 +58,7 @@ impl Format {
         match self {
             Format::JsonMetrics => "json_metrics",
             Format::JsonEvents => "json_events",
-            Format::CloudEvents => "cloud_events",
+            Format::CloudEvents => "cloudevents",
             Format::OtlpMetrics => "otlp_metrics",
             Format::InfluxLine => "influx_line",
         }

@@ -158,8 +158,9 @@ impl Apart {
 
 /// Points closer than this many robust standard deviations belong together.
 const TOLERANCE: f64 = 3.0;
-/// Deviations below this share of the median are no deviation: replicas that agree to a percent agree.
-const RELATIVE_FLOOR: f64 = 0.01;
+/// Members within this share of the median are peers, however closely the others agree: a handful of replicas often
+/// agree by chance to a few percent, and nobody acts on a tenth.
+const PEERS_WITHIN: f64 = 0.2;
 /// From the median absolute deviation to the standard deviation of a normal distribution.
 const MAD_TO_SIGMA: f64 = 1.4826;
 
@@ -192,7 +193,7 @@ fn scale(column: &[f64]) -> Vec<f64> {
     const BOUND: f64 = 1e9;
     let centre = median(column.to_vec());
     let spread = MAD_TO_SIGMA * median(column.iter().map(|value| (value - centre).abs()).collect());
-    let unit = spread.max(RELATIVE_FLOOR * centre.abs()).max(f64::MIN_POSITIVE);
+    let unit = spread.max(PEERS_WITHIN / TOLERANCE * centre.abs()).max(f64::MIN_POSITIVE);
     column.iter().map(|value| ((value - centre) / unit).clamp(-BOUND, BOUND)).collect()
 }
 

@@ -1,3 +1,5 @@
+//! Tests of insight as a whole: closed windows in, findings out.
+
 use super::settings::{AnomalySettings, ForecastSettings, OutlierSettings};
 use super::*;
 use crate::model::finding::Method;

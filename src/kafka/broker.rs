@@ -58,12 +58,16 @@ impl EmbeddedBroker {
     }
 
     /// Returns settings that reach this broker.
+    ///
+    /// Their session is short: to rebalance a group that has or had members, this broker takes a second less than that.
     pub fn settings(&self, group_id: &str, topics: &[&str]) -> Settings {
+        let client = [("session.timeout.ms", "3000"), ("heartbeat.interval.ms", "300")];
         Settings {
             brokers: self.bootstrap_servers.clone(),
             group_id: group_id.into(),
             transactional_id: group_id.into(),
             topics: topics.iter().map(|topic| topic.to_string()).collect(),
+            client: client.map(|(key, value)| (key.to_string(), value.to_string())).into(),
             ..Settings::default()
         }
     }

@@ -13,7 +13,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtoc
 use rdkafka::error::{KafkaError as Rd, RDKafkaErrorCode as Code};
 use rdkafka::message::Message as _;
 use rdkafka::producer::{DeliveryResult, NoCustomPartitioner, ProducerContext};
-use rdkafka::topic_partition_list::TopicPartitionList;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 use tracing::{debug, error, info, warn};
 
@@ -47,7 +47,7 @@ impl Observer {
             return Some(KafkaError::Denied { reason: reason.clone(), hint: hint(*code) });
         }
         // "All brokers are down" says less than the reason for any one of them.
-        let telling = errors.iter().rev().find(|(code, _)| *code != Code::AllBrokersDown).or(errors.last());
+        let telling = errors.iter().rev().find(|(code, _)| *code != Code::AllBrokersDown);
         telling.map(|(code, reason)| KafkaError::Unreachable {
             brokers: brokers.to_string(),
             reason: reason.clone(),
@@ -91,7 +91,7 @@ impl ClientContext for Observer {
 impl ConsumerContext for Observer {}
 
 /// A change of assignment, as the group told it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Rebalance {
     Assign(Vec<(String, i32)>),
     Revoke(Vec<(String, i32)>),
@@ -141,14 +141,7 @@ impl ClientContext for MemberContext {
 impl ConsumerContext for MemberContext {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, kind: RDKafkaRespErr, list: &mut TopicPartitionList) {
         if self.closing.load(Ordering::SeqCst) {
-            let let_go = match consumer.rebalance_protocol() {
-                RebalanceProtocol::Cooperative => consumer.incremental_unassign(list),
-                RebalanceProtocol::Eager | RebalanceProtocol::None => consumer.unassign(),
-            };
-            if let Err(error) = let_go {
-                debug!(%error, "failed to let go of partitions while closing");
-            }
-            return;
+            return let_go(consumer, kind == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS, list);
         }
         let partitions = super::native::elements(list).into_iter().map(|e| (e.topic, e.partition)).collect();
         let rebalance = match kind {
@@ -156,6 +149,23 @@ impl ConsumerContext for MemberContext {
             _ => Rebalance::Revoke(partitions),
         };
         lock(&self.rebalances).push_back(rebalance);
+    }
+}
+
+/// Answers a rebalance of a member that leaves.
+///
+/// New partitions are taken, at their end, only to be given back with the others: librdkafka waits for an answer to each
+/// rebalance, and refuses to take back what it was never told is held.
+pub(super) fn let_go(consumer: &BaseConsumer<MemberContext>, is_assignment: bool, list: &mut TopicPartitionList) {
+    let answered = match consumer.rebalance_protocol() {
+        RebalanceProtocol::Cooperative if is_assignment => {
+            list.set_all_offsets(Offset::End).and_then(|()| consumer.incremental_assign(list))
+        }
+        RebalanceProtocol::Cooperative => consumer.incremental_unassign(list),
+        RebalanceProtocol::Eager | RebalanceProtocol::None => consumer.unassign(),
+    };
+    if let Err(error) = answered {
+        debug!(%error, "failed to let go of kafka partitions");
     }
 }
 

@@ -47,9 +47,11 @@ pub(super) struct Reader {
     topics: Arc<[Arc<str>]>,
     /// Topic objects of librdkafka with their place in `topics`, since the last rebalance.
     topic_keys: Vec<(usize, usize)>,
-    /// Per topic and partition the lowest offset to hand over; `None` where not assigned.
-    next: Vec<Vec<Option<i64>>>,
+    /// Per topic and partition; `None` where not assigned.
+    positions: Vec<Vec<Option<Position>>>,
     assigned: usize,
+    /// The rebalance that librdkafka waits for us to carry out.
+    unanswered: Option<Rebalance>,
     received: Vec<Received>,
     /// When to probe next, while no broker answers.
     down: Option<Instant>,
@@ -57,6 +59,21 @@ pub(super) struct Reader {
     last_transport_error: Option<String>,
     told: HashSet<String>,
 }
+
+/// How far an assigned partition has been handed over.
+struct Position {
+    /// The lowest offset to hand over.
+    next: i64,
+    /// Where the log ended when it was assigned; the end that the last fetch told may be older.
+    high: i64,
+    /// Whether the end was told since the last message.
+    is_at_end: bool,
+    /// Whether an error event has moved librdkafka's own position, see [`Reader::mend_positions`].
+    is_displaced: bool,
+}
+
+/// The `next` of a partition that has failed.
+const NEVER: i64 = i64::MAX;
 
 /// The source was stopped, or its receiver is gone.
 struct Stopped;
@@ -79,8 +96,9 @@ impl Reader {
             probe_topic: settings.topics.first().cloned().unwrap_or_default(),
             topics: Arc::from([]),
             topic_keys: Vec::new(),
-            next: Vec::new(),
+            positions: Vec::new(),
             assigned: 0,
+            unanswered: None,
             received: Vec::new(),
             down: None,
             last_transport_error: None,
@@ -91,7 +109,8 @@ impl Reader {
     /// Reads until stopped, then leaves the group.
     pub(super) fn run(mut self) {
         while self.step().is_ok() {}
-        self.member.close();
+        let context = self.member.context();
+        self.member.leave(self.unanswered.take().into_iter().chain(std::iter::from_fn(|| context.next_rebalance())));
         debug!("kafka source ended");
     }
 
@@ -100,10 +119,12 @@ impl Reader {
             self.poll(Duration::ZERO)?;
         }
         while let Some(rebalance) = self.member.context().next_rebalance() {
+            self.unanswered = Some(rebalance.clone());
             match rebalance {
                 Rebalance::Assign(partitions) => self.assign(partitions)?,
                 Rebalance::Revoke(partitions) => self.revoke(partitions)?,
             }
+            self.mend_positions()?;
         }
         self.tell_errors()?;
         self.probe()?;
@@ -135,10 +156,7 @@ impl Reader {
     fn read(&mut self) -> Going {
         let mut received = std::mem::take(&mut self.received);
         self.member.queue.take(&mut received, self.batch_messages_max, IDLE, self.batch_linger);
-        if received.is_empty() {
-            self.received = received;
-            return Ok(());
-        }
+        let is_full = received.len() >= self.batch_messages_max;
         let mut batch = Batch::new(self.member.clone(), self.topics.clone(), received.len());
         let mut notices = Vec::new();
         for message in received.drain(..) {
@@ -154,18 +172,77 @@ impl Reader {
         if !batch.is_empty() {
             self.send(SourceEvent::Batch(batch))?;
         }
-        notices.into_iter().try_for_each(|notice| self.tell_notice(&notice))
+        notices.into_iter().try_for_each(|notice| self.tell_notice(&notice))?;
+        // More is waiting after a full batch, so no end can be reached.
+        if is_full { Ok(()) } else { self.tell_ends() }
     }
 
     /// Tells whether a message is to be handed over, and moves the position past it.
     fn advance(&mut self, topic: usize, partition: i32, offset: i64) -> bool {
-        let slot = self.next.get_mut(topic).zip(usize::try_from(partition).ok());
-        match slot.and_then(|(partitions, partition)| partitions.get_mut(partition)) {
-            Some(Some(next)) if offset >= *next => {
-                *next = offset + 1;
+        let partitions = self.positions.get_mut(topic).zip(usize::try_from(partition).ok());
+        match partitions.and_then(|(partitions, partition)| partitions.get_mut(partition)) {
+            Some(Some(position)) if offset >= position.next => {
+                *position = Position { next: offset + 1, is_at_end: false, is_displaced: false, ..*position };
                 true
             }
             _ => false,
+        }
+    }
+
+    /// Tells of the partitions that have been read to their end.
+    fn tell_ends(&mut self) -> Going {
+        let mut list = TopicPartitionList::new();
+        for (topic, partitions) in self.topics.iter().zip(&self.positions) {
+            for (partition, position) in (0..).zip(partitions) {
+                if position.as_ref().is_some_and(|position| !position.is_at_end && position.next != NEVER) {
+                    list.add_partition(topic, partition);
+                }
+            }
+        }
+        if list.count() == 0 {
+            return Ok(());
+        }
+        for at in self.member.progress(&list) {
+            let Some(topic) = self.topics.iter().find(|topic| **topic == at.partition.topic).cloned() else { continue };
+            let partition = Partition { topic, partition: at.partition.partition };
+            let Some(position) = self.slot(&partition).and_then(Option::as_mut) else { continue };
+            if at.position >= at.high.max(position.high) {
+                position.is_at_end = true;
+                self.send(SourceEvent::Eof(partition))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts librdkafka back to where we are, after a rebalance, in partitions that had an error event.
+    ///
+    /// Its batch call takes such an event for a record and moves its own position past it. That matters only when a
+    /// rebalance pauses the partition, since fetching goes on at that position: one record would be skipped.
+    fn mend_positions(&mut self) -> Going {
+        for (topic, partitions) in self.topics.clone().iter().zip(0..) {
+            let displaced: Vec<(i32, i64)> = (0..)
+                .zip(self.positions.get(partitions).into_iter().flatten())
+                .filter_map(|(partition, position)| position.as_ref().map(|position| (partition, position)))
+                .filter(|(_, position)| position.is_displaced && position.next != NEVER)
+                .map(|(partition, position)| (partition, position.next))
+                .collect();
+            for (partition, next) in displaced {
+                let sought = self.member.consumer.seek(topic, partition, Offset::Offset(next), RETRY);
+                if let Err(source) = sought {
+                    let partition = Partition { topic: topic.clone(), partition };
+                    let operation = format!("go back to offset {next} of {partition}");
+                    self.block(&partition);
+                    self.fail(KafkaError::Request { operation, source })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands nothing over of a partition any more, until it is assigned anew.
+    fn block(&mut self, partition: &Partition) {
+        if let Some(Some(position)) = self.slot(partition) {
+            position.next = NEVER;
         }
     }
 
@@ -190,14 +267,16 @@ impl Reader {
                 self.member.queue.forward(client, &partition.topic, partition.partition);
             }
             let assigned = self.look_up(&partitions)?;
+            let highs: Vec<i64> = assigned.iter().map(|assigned| assigned.high).collect();
             let (start, answer) = Reply::new();
             self.send(SourceEvent::Assigned { partitions: assigned, start })?;
             let Some(starts) = self.wait(answer, "Assigned")? else { return Ok(()) };
             if let Err(error) = check_starts(&partitions, &starts) {
                 return self.fail(error);
             }
-            for (partition, start) in partitions.iter().zip(starts) {
-                self.set_next(partition, Some(start.max(0)));
+            for ((partition, start), high) in partitions.iter().zip(starts).zip(highs) {
+                let next = start.max(0);
+                self.set(partition, Some(Position { next, high, is_at_end: false, is_displaced: false }));
                 self.member.started(partition.clone(), start);
                 let offset = if start == BEGINNING { Offset::Beginning } else { Offset::Offset(start) };
                 // The offset goes with the assignment: a seek after it would race with the first fetch.
@@ -206,9 +285,10 @@ impl Reader {
                 }
             }
         }
-        if let Err(source) = self.member.consumer.incremental_assign(&list) {
-            return self.assign_failed(partitions, source);
+        if let Err(error) = self.member.consumer.incremental_assign(&list) {
+            return self.assign_failed(partitions, error);
         }
+        self.unanswered = None;
         info!(added = partitions.len(), assigned = self.assigned, "kafka partitions assigned");
         Ok(())
     }
@@ -217,7 +297,7 @@ impl Reader {
     fn assign_failed(&mut self, partitions: Vec<Partition>, error: Rd) -> Going {
         warn!(%error, "the group took an assignment back before it began");
         for partition in &partitions {
-            self.set_next(partition, None);
+            self.set(partition, None);
             self.member.ended(partition);
         }
         if partitions.is_empty() {
@@ -241,7 +321,7 @@ impl Reader {
         }
         let mut list = TopicPartitionList::with_capacity(partitions.len());
         for partition in &partitions {
-            self.set_next(partition, None);
+            self.set(partition, None);
             self.member.ended(partition);
             list.add_partition(&partition.topic, partition.partition);
         }
@@ -250,8 +330,9 @@ impl Reader {
             RebalanceProtocol::Cooperative => consumer.incremental_unassign(&list),
             RebalanceProtocol::Eager | RebalanceProtocol::None => consumer.unassign(),
         };
-        if let Err(error) = unassigned {
-            warn!(%error, "failed to give up kafka partitions");
+        match unassigned {
+            Ok(()) => self.unanswered = None,
+            Err(error) => warn!(%error, "failed to give up kafka partitions"),
         }
         info!(removed = held.len(), assigned = self.assigned, "kafka partitions revoked");
         Ok(())
@@ -317,33 +398,35 @@ impl Reader {
 
     /// Tells what came in the place of a message.
     fn tell_notice(&mut self, notice: &Received) -> Going {
-        let (topic, partition, offset) = (notice.topic_name(), notice.partition(), notice.offset());
         let reason = notice.reason();
-        match notice.code() {
-            Code::PartitionEOF => {
-                let Some(index) = self.topic_index(notice) else { return Ok(()) };
-                let Some(topic) = self.topics.get(index).cloned() else { return Ok(()) };
-                self.send(SourceEvent::Eof(Partition { topic, partition }))
-            }
+        let (partition, offset) = (notice.partition(), notice.offset());
+        let Some(index) = self.topic_index(notice) else { return Ok(()) };
+        let Some(topic) = self.topics.get(index).cloned() else { return Ok(()) };
+        let at = Partition { topic: topic.clone(), partition };
+        let Some(Some(position)) = self.slot(&at) else { return Ok(()) };
+        position.is_displaced = true;
+        let topic = topic.to_string();
+        let error = match notice.code() {
             Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::LogTruncation if offset >= 0 => {
-                let error = match self.member.consumer.fetch_watermarks(&topic, partition, RETRY) {
+                match self.member.consumer.fetch_watermarks(&topic, partition, RETRY) {
                     Ok((low, high)) => KafkaError::OutOfRange { topic, partition, position: offset, low, high },
                     Err(_) => KafkaError::Fetch { topic, partition, offset, reason },
-                };
-                self.fail(error)
+                }
             }
-            Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition | Code::UnknownTopicId => {
-                self.tell_missing(format!("{topic}[{partition}]: {reason}"))
-            }
-            code if is_denial(code) => self.fail(KafkaError::Denied { reason, hint: hint(code) }),
             Code::AutoOffsetReset | Code::BadMessage | Code::BadCompression | Code::MessageSizeTooLarge => {
-                self.fail(KafkaError::Fetch { topic, partition, offset, reason })
+                KafkaError::Fetch { topic, partition, offset, reason }
+            }
+            code if is_denial(code) => KafkaError::Denied { reason, hint: hint(code) },
+            Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition | Code::UnknownTopicId => {
+                return self.tell_missing(format!("{at}: {reason}"));
             }
             code => {
-                warn!(topic, partition, offset, %code, reason, "kafka fetch failed, librdkafka retries");
-                Ok(())
+                warn!(partition = %at, offset, %code, reason, "kafka fetch failed, librdkafka retries");
+                return Ok(());
             }
-        }
+        };
+        self.block(&at);
+        self.fail(error)
     }
 
     /// Tells what librdkafka reported about the client as a whole.
@@ -407,7 +490,7 @@ impl Reader {
             let topic = known.unwrap_or_else(|| {
                 let topic: Arc<str> = Arc::from(topic);
                 self.topics = self.topics.iter().cloned().chain([topic.clone()]).collect();
-                self.next.push(Vec::new());
+                self.positions.push(Vec::new());
                 topic
             });
             interned.push(Partition { topic, partition });
@@ -415,12 +498,12 @@ impl Reader {
         interned
     }
 
-    fn slot(&mut self, partition: &Partition) -> Option<&mut Option<i64>> {
+    fn slot(&mut self, partition: &Partition) -> Option<&mut Option<Position>> {
         let topic = self.topics.iter().position(|topic| *topic == partition.topic)?;
-        let partitions = self.next.get_mut(topic)?;
+        let partitions = self.positions.get_mut(topic)?;
         let index = usize::try_from(partition.partition).ok()?;
         if partitions.len() <= index {
-            partitions.resize(index + 1, None);
+            partitions.resize_with(index + 1, || None);
         }
         partitions.get_mut(index)
     }
@@ -429,11 +512,11 @@ impl Reader {
         self.slot(partition).is_some_and(|slot| slot.is_some())
     }
 
-    fn set_next(&mut self, partition: &Partition, next: Option<i64>) {
+    fn set(&mut self, partition: &Partition, position: Option<Position>) {
         if let Some(slot) = self.slot(partition) {
-            *slot = next;
+            *slot = position;
         }
-        self.assigned = self.next.iter().flatten().flatten().count();
+        self.assigned = self.positions.iter().flatten().flatten().count();
     }
 }
 

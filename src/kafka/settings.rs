@@ -144,7 +144,9 @@ impl Settings {
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             .set("auto.offset.reset", "error")
-            .set("enable.partition.eof", "true")
+            // librdkafka's batch call takes an end-of-partition event for a record and moves the position past it, so that
+            // the first record after the next rebalance would be skipped. The reader finds the end by itself.
+            .set("enable.partition.eof", "false")
             .set("isolation.level", "read_committed");
         // With the newer group protocol the broker assigns, and naming a strategy is an error.
         if self.client.get("group.protocol").is_none_or(|protocol| protocol == "classic") {

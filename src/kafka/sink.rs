@@ -203,16 +203,10 @@ impl Connected {
 
     /// Makes ready for the next transaction, or gives up this producer: the next one ends what is still open.
     fn recover(self, error: &KafkaError) -> Option<Connected> {
-        // After a timeout the call goes on inside librdkafka and an abort would wait for it; a coordinator that went
-        // away may keep it there for good.
-        let is_stuck = match error {
-            KafkaError::Timeout { .. } | KafkaError::Fenced { .. } => true,
-            KafkaError::Transaction { source, .. } => {
-                code(source) == Code::OperationTimedOut || matches!(source, Rd::Transaction(e) if e.is_fatal())
-            }
-            _ => false,
-        };
-        if is_stuck {
+        // Only an abort after a refusal leaves a producer as good as new. After a timeout the call goes on inside
+        // librdkafka, maybe for good; after a failed delivery the sequence numbers have a gap, and the next transaction
+        // would fail by it.
+        if !error.is_lost_group() {
             return None;
         }
         // The abort waits for the reports of purged records, which only we can serve: so that comes first.

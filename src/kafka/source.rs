@@ -11,13 +11,14 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rdkafka::TopicPartitionList;
 use rdkafka::bindings as ffi;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError as Rd, RDKafkaErrorCode as Code};
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::batch::{Batch, Queue};
-use super::context::{MemberContext, lock};
+use super::context::{MemberContext, Rebalance, let_go, lock};
 use super::error::KafkaError;
 use super::native::{elements, name};
 use super::reader::Reader;
@@ -27,7 +28,7 @@ use super::settings::Settings;
 pub const BEGINNING: i64 = -2;
 
 /// How long a stopping source waits for the group to let it go.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(15);
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A partition of a topic.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -68,7 +69,8 @@ pub enum SourceEvent {
     Revoked { partitions: Vec<Partition>, done: Reply<()> },
     /// At least one message.
     Batch(Batch),
-    /// Everything that was in the partition has been handed over. Comes again each time the end is caught up with.
+    /// Everything that was in the partition has been handed over. Comes again each time the end is caught up with;
+    /// an open transaction in the log puts it off.
     Eof(Partition),
     /// A topic that does not exist, or not any more. Reading begins by itself when it does.
     Missing { message: String },
@@ -144,6 +146,14 @@ impl Source {
         self.member.consumer.client().fetch_cluster_id(timeout).filter(|id| !id.is_empty())
     }
 
+    /// Returns how many partitions a topic has; zero where there is no such topic.
+    pub fn partition_count(&self, topic: &str, timeout: Duration) -> Result<usize, KafkaError> {
+        let operation = format!("ask for the partitions of topic {topic}");
+        let client = self.member.consumer.client();
+        let metadata = client.fetch_metadata(Some(topic), timeout).map_err(KafkaError::request(operation))?;
+        Ok(metadata.topics().iter().filter(|found| found.name() == topic).map(|found| found.partitions().len()).sum())
+    }
+
     /// Leaves the group and ends the thread. Nothing is asked or sent any more, so the receiver should have dealt with
     /// what it has; batches still held stay readable.
     pub fn stop(mut self) {
@@ -178,7 +188,15 @@ impl GroupHandle {
     }
 }
 
-/// The consumer with the queue its partitions flow into; ended by [`Member::close`] at the latest when dropped.
+/// How far a partition has been taken.
+pub(super) struct Progress {
+    pub partition: Partition,
+    /// The next offset; past markers of transactions, too.
+    pub position: i64,
+    pub high: i64,
+}
+
+/// The consumer with the queue its partitions flow into; out of its group after [`Member::leave`].
 pub(super) struct Member {
     // Dropped in this order: the queue must go before the client.
     pub queue: Queue,
@@ -213,38 +231,50 @@ impl Member {
         lock(&self.starts).remove(partition);
     }
 
-    /// Leaves the group, letting go of all partitions. Safe to call again.
-    pub(super) fn close(&self) {
-        if self.consumer.closed() {
-            return;
-        }
+    /// Leaves the group, letting go of all partitions; the client itself lives on for the batches still held.
+    /// `unanswered`: the rebalances to which librdkafka has had no answer.
+    pub(super) fn leave(&self, unanswered: impl Iterator<Item = Rebalance>) {
         self.context().close();
-        if let Err(error) = self.consumer.close_queue() {
-            return debug!(%error, "the kafka consumer was closing already");
+        for rebalance in unanswered {
+            let is_assignment = matches!(rebalance, Rebalance::Assign(_));
+            let (Rebalance::Assign(partitions) | Rebalance::Revoke(partitions)) = rebalance;
+            let mut list = TopicPartitionList::with_capacity(partitions.len());
+            for (topic, partition) in partitions {
+                list.add_partition(&topic, partition);
+            }
+            let_go(&self.consumer, is_assignment, &mut list);
         }
-        // Once closing, librdkafka takes any assignment for an unassignment; this one answers a rebalance that nobody
-        // has answered, for which it would wait forever.
-        let _ = self.consumer.unassign();
-        let deadline = Instant::now() + CLOSE_TIMEOUT;
-        while !self.consumer.closed() && Instant::now() < deadline {
-            let _ = self.consumer.poll(Duration::from_millis(50));
-        }
-        if !self.consumer.closed() {
-            warn!("the kafka consumer did not leave its group in time");
+        self.consumer.unsubscribe();
+        let deadline = Instant::now() + LEAVE_TIMEOUT;
+        while self.consumer.assignment().is_ok_and(|held| held.count() > 0) {
+            if Instant::now() >= deadline {
+                return warn!("the kafka consumer did not leave its group in time");
+            }
+            let _ = self.consumer.poll(Duration::from_millis(20));
         }
     }
 
     fn lag(&self) -> Vec<(Partition, i64)> {
-        let Ok(positions) = self.consumer.position() else { return Vec::new() };
+        let Ok(assignment) = self.consumer.assignment() else { return Vec::new() };
+        let progress = self.progress(&assignment).into_iter();
+        progress.map(|at| (at.partition, (at.high - at.position).max(0))).collect()
+    }
+
+    /// Returns how far each partition of the list has been taken, and its end as the last fetch told it; those of which
+    /// nothing is known yet are left out. Asks no broker.
+    pub(super) fn progress(&self, list: &TopicPartitionList) -> Vec<Progress> {
+        // SAFETY: the client and the list are alive. The call writes the offsets of the list, which nobody else has.
+        unsafe { ffi::rd_kafka_position(self.consumer.client().native_ptr(), list.ptr()) };
         let starts = lock(&self.starts);
-        let lag = |element: super::native::Element| {
+        let progress = |element: super::native::Element| {
             let partition = Partition { topic: Arc::from(element.topic), partition: element.partition };
             let (low, high) = self.cached_ends(&partition)?;
-            let start = starts.get(&partition).copied().unwrap_or(BEGINNING);
+            let start = starts.get(&partition).copied()?;
+            // No offset before the first message.
             let position = if element.offset >= 0 { element.offset } else { start.max(low) };
-            Some((partition, (high - position).max(0)))
+            Some(Progress { partition, position, high })
         };
-        elements(&positions).into_iter().filter_map(lag).collect()
+        elements(list).into_iter().filter_map(progress).collect()
     }
 
     /// Returns the ends of a log as the last fetch told them.
@@ -261,8 +291,9 @@ impl Member {
 }
 
 impl Drop for Member {
-    /// The consumer's own drop waits until the group has let go, which nobody but us can see to.
+    /// The consumer's own drop closes it, and waits until all partitions are let go; from here on they are, even where
+    /// the thread of the source has panicked.
     fn drop(&mut self) {
-        self.close();
+        self.context().close();
     }
 }

@@ -33,6 +33,8 @@ const OFFSETS_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the loop's memory is saved.
 const SAVE_INTERVAL: Duration = Duration::from_secs(30);
 const GAUGES_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a question to the broker may hold up the thread.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(5);
 /// Effects that may wait while their sink is away, before records are made to wait too.
 const OUTBOX_MAX: usize = 200_000;
 /// How long a shutdown or a rebalance waits for the last flush.
@@ -54,6 +56,8 @@ struct Conductor {
     outlet: Outlet,
     cluster: Option<String>,
     begun: bool,
+    /// How many partitions the inputs have; none until the broker told.
+    partitions_total: Option<usize>,
     /// When each partition was last caught up with; a record takes it out.
     caught_up: BTreeMap<PartitionKey, Instant>,
     flushed_at: Instant,
@@ -79,6 +83,7 @@ pub fn conduct(parts: Parts, events: Receiver<SourceEvent>, stop: Arc<AtomicBool
         outlet,
         cluster: None,
         begun: false,
+        partitions_total: None,
         caught_up: BTreeMap::new(),
         flushed_at: now,
         moved: false,
@@ -106,13 +111,48 @@ impl Conductor {
             }
         }
         self.set_idle();
-        if self.begun {
+        if self.holds_all() {
             self.advance()?;
         }
         self.settle(Duration::ZERO)?;
         self.flush_if_due()?;
         self.show_gauges();
         Ok(())
+    }
+
+    /// Windows are closed only while every partition of every input is here. A member that died without a word still
+    /// holds its share until its session ends, and rows of a share that is elsewhere would find their windows closed.
+    fn holds_all(&mut self) -> bool {
+        self.begun && self.partitions_total.is_some_and(|total| self.parts.core.partitions.iter().count() >= total)
+    }
+
+    /// Asks how many partitions there are, and says what is missing of them.
+    fn count_partitions(&mut self) {
+        let mut total = 0;
+        for input in &self.parts.settings.inputs {
+            match self.parts.source.partition_count(&input.topic, QUESTION_TIMEOUT) {
+                Ok(count) => total += count,
+                Err(error) => {
+                    warn!(error = service::chain(&error), "the partitions of the inputs are not known");
+                    self.partitions_total = None;
+                    return;
+                }
+            }
+        }
+        self.partitions_total = Some(total);
+        let held = self.parts.core.partitions.iter().count();
+        match held < total {
+            false => self.parts.obstacles.clear("kafka"),
+            true => {
+                let why = format!(
+                    "holds {held} of {total} partitions, and windows stay open until it holds all (hint: another member \
+                     of group {} has the others; one that died lets go after its session timeout)",
+                    self.parts.settings.kafka.group_id
+                );
+                warn!(held, total, "waiting for the other partitions");
+                self.parts.obstacles.set("kafka", why);
+            }
+        }
     }
 
     fn overfull(&self) -> bool {
@@ -133,13 +173,13 @@ impl Conductor {
                     self.caught_up.remove(&(message.topic().clone(), message.partition()));
                 }
                 let bounds = self.parts.settings.bounds(clock::now());
-                self.parts.core.ingest(&batch, bounds)?;
+                self.parts.core.ingest(batch.iter(), bounds)?;
                 self.moved = true;
             }
             SourceEvent::Assigned { partitions, start } => {
                 let offsets = self.assign(&partitions)?;
                 start.send(offsets);
-                self.parts.obstacles.clear("kafka");
+                self.count_partitions();
             }
             SourceEvent::Revoked { partitions, done } => {
                 self.commit_all()?;
@@ -150,6 +190,7 @@ impl Conductor {
                     self.parts.telemetry.broker.forget(&partition.topic, partition.partition);
                 }
                 done.send(());
+                self.count_partitions();
             }
             SourceEvent::Eof(partition) => {
                 self.caught_up.entry((partition.topic, partition.partition)).or_insert_with(Instant::now);
@@ -189,10 +230,12 @@ impl Conductor {
             emitted = Emitted::parse(&partition.metadata).map_or(emitted, |e| emitted.max(e.through()));
         }
         self.parts.telemetry.broker.set_up(true);
-        if !self.begun {
-            self.parts.core.emitted_before = emitted;
-            self.begun = true;
-            info!(partitions = partitions.len(), emitted_through = %emitted, "reading begins");
+        // Every share may carry the newest word on what was emitted.
+        self.parts.core.emitted_before = self.parts.core.emitted_before.max(emitted);
+        self.begun = true;
+        match emitted > EventTime::MIN {
+            true => info!(partitions = partitions.len(), emitted_through = %emitted, "reading begins"),
+            false => info!(partitions = partitions.len(), "reading begins; nothing was emitted before"),
         }
         Ok(starts)
     }
@@ -258,7 +301,8 @@ impl Conductor {
     fn flush(&mut self) -> Result<()> {
         let core = &mut self.parts.core;
         let through = core.closed_loop.tick();
-        let emitted = Emitted { through_micros: through.unwrap_or(EventTime::MIN).max(core.emitted_before).as_micros() };
+        let emitted =
+            Emitted { through_micros: through.unwrap_or(EventTime::MIN).max(core.emitted_before).as_micros() };
         let offsets: Vec<Offset> = core
             .partitions
             .iter()
@@ -324,6 +368,9 @@ impl Conductor {
             return;
         }
         self.gauges_at = Instant::now();
+        if self.begun && self.partitions_total.is_none() {
+            self.count_partitions();
+        }
         let telemetry = &self.parts.telemetry;
         for (partition, lag) in self.parts.source.lag() {
             telemetry.broker.set_lag(&partition.topic, partition.partition, lag.max(0) as u64);

@@ -15,7 +15,7 @@ use super::effects::{self, Topics};
 use super::partition::{DoneBefore, Partition, Partitions};
 use super::rows;
 use crate::ingest::{Bounds, Decoder, Feeds, Format, Record};
-use crate::kafka::batch::{Batch, Message};
+use crate::kafka::batch::Message;
 use crate::kafka::sink::Outgoing;
 use crate::model::batch::Decoded;
 use crate::model::reject::{Provenance, Reason, Reject, Rejected};
@@ -40,6 +40,49 @@ pub struct Input {
     pub topic: String,
     pub format: Format,
     pub dead_letter_topic: String,
+}
+
+/// A record as it arrives: from Kafka, or from memory where the path is measured or simulated without it.
+pub trait Incoming {
+    fn topic(&self) -> &Arc<str>;
+    fn partition(&self) -> i32;
+    fn offset(&self) -> i64;
+    /// Milliseconds since the epoch, as the producer or the broker set it.
+    fn timestamp_ms(&self) -> Option<i64>;
+    fn key(&self) -> Option<&[u8]>;
+    /// None is a tombstone.
+    fn value(&self) -> Option<&[u8]>;
+    fn headers(&self) -> Vec<(&str, Option<&[u8]>)>;
+}
+
+impl Incoming for Message<'_> {
+    fn topic(&self) -> &Arc<str> {
+        Message::topic(self)
+    }
+
+    fn partition(&self) -> i32 {
+        Message::partition(self)
+    }
+
+    fn offset(&self) -> i64 {
+        Message::offset(self)
+    }
+
+    fn timestamp_ms(&self) -> Option<i64> {
+        Message::timestamp_ms(self)
+    }
+
+    fn key(&self) -> Option<&[u8]> {
+        Message::key(self)
+    }
+
+    fn value(&self) -> Option<&[u8]> {
+        Message::value(self)
+    }
+
+    fn headers(&self) -> Vec<(&str, Option<&[u8]>)> {
+        Message::headers(self)
+    }
 }
 
 /// Where the records of one batch ended up, record by record.
@@ -149,32 +192,38 @@ impl Core {
     }
 
     /// Takes in a batch of records, each accepted whole or refused whole.
-    pub fn ingest(&mut self, batch: &Batch, bounds: Bounds) -> Result<()> {
+    pub fn ingest<M: Incoming>(&mut self, batch: impl Iterator<Item = M>, bounds: Bounds) -> Result<()> {
         {
             let _decode = self.telemetry.stages.time(Stage::Decode);
-            let mut known: Option<(usize, i32, usize)> = None;
-            for message in batch.iter() {
-                let (topic, number) = (message.topic_index(), message.partition());
-                let at = match known {
-                    Some((t, n, at)) if t == topic && n == number => at,
-                    _ => match self.partitions.find(message.topic(), number) {
-                        Some(at) => at,
-                        None => continue, // given up since it was fetched: its new owner reads it
-                    },
+            let mut tally = vec![(0u64, 0u64); self.inputs.len()];
+            let mut last: Option<(Arc<str>, i32, usize)> = None;
+            for message in batch {
+                let (topic, number) = (message.topic(), message.partition());
+                let at = match &last {
+                    Some((t, n, at)) if *n == number && Arc::ptr_eq(t, topic) => *at,
+                    _ => {
+                        // A partition given up since the record was fetched: its new owner reads it.
+                        let Some(at) = self.partitions.find(topic, number) else { continue };
+                        last = Some((topic.clone(), number, at));
+                        at
+                    }
                 };
-                known = Some((topic, number, at));
-                self.decode(at, &message, bounds);
+                self.decode(at, &message, bounds, &mut tally);
             }
+            self.count(&tally);
         }
-        self.count(batch);
         let _window = self.telemetry.stages.time(Stage::Window);
         self.hand_over()
     }
 
-    fn decode(&mut self, at: usize, message: &Message<'_>, bounds: Bounds) {
+    fn decode(&mut self, at: usize, message: &impl Incoming, bounds: Bounds, tally: &mut [(u64, u64)]) {
         let Some(partition) = self.partitions.get_mut(at) else { return };
         let offset = message.offset();
         partition.next = offset + 1;
+        if let Some((records, bytes)) = tally.get_mut(partition.input) {
+            *records += 1;
+            *bytes += message.value().map_or(0, <[u8]>::len) as u64;
+        }
         let Some(value) = message.value() else {
             debug!(topic = &*partition.key.0, offset, "tombstone skipped");
             return;
@@ -199,7 +248,7 @@ impl Core {
         self.traces.push(Trace { samples, events, partition: at, offset });
     }
 
-    fn reject(&mut self, at: usize, message: &Message<'_>, timestamp: EventTime, why: Reject) {
+    fn reject(&mut self, at: usize, message: &impl Incoming, timestamp: EventTime, why: Reject) {
         let Some(partition) = self.partitions.get(at) else { return };
         let input = &self.inputs[partition.input];
         self.telemetry.input.rejected(&input.topic, why.reason.as_str(), 1);
@@ -224,17 +273,9 @@ impl Core {
         }
     }
 
-    fn count(&self, batch: &Batch) {
-        let mut tally = vec![(0u64, 0u64); self.inputs.len()];
-        for message in batch.iter() {
-            let input = self.inputs.iter().position(|input| *input.topic == **message.topic());
-            if let Some(tally) = input.and_then(|input| tally.get_mut(input)) {
-                tally.0 += 1;
-                tally.1 += message.value().map_or(0, <[u8]>::len) as u64;
-            }
-        }
+    fn count(&self, tally: &[(u64, u64)]) {
         for (input, (records, bytes)) in self.inputs.iter().zip(tally).filter(|(_, (records, _))| *records > 0) {
-            self.telemetry.input.consumed(&input.topic, records, bytes);
+            self.telemetry.input.consumed(&input.topic, *records, *bytes);
         }
         self.telemetry.input.set_series(self.interner.len());
     }
@@ -337,7 +378,9 @@ impl Core {
                     .flatten()
                     .and_then(|&series| self.interner.all().get(series as usize))
                     .map(|series| series.id.0),
-                value: (source == Source::Metrics).then(|| decoded.samples.value.get(one.row as usize).copied()).flatten(),
+                value: (source == Source::Metrics)
+                    .then(|| decoded.samples.value.get(one.row as usize).copied())
+                    .flatten(),
                 event_id: (source == Source::Events)
                     .then(|| decoded.events.get(one.row as usize).map(|event| event.id.clone()))
                     .flatten(),

@@ -3,19 +3,19 @@
 mod check;
 mod client;
 mod clock;
-mod closed_loop;
+pub mod closed_loop;
 mod conductor;
-mod core;
+pub mod core;
 pub mod demo;
-mod effects;
+pub mod effects;
 mod latest;
 mod outlet;
-mod partition;
+pub mod partition;
 mod resume;
 mod rows;
-mod rules;
-mod service;
-mod settings;
+pub mod rules;
+pub mod service;
+pub mod settings;
 pub mod shipped;
 mod sql;
 
@@ -23,7 +23,6 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use tracing::info;
 
 use crate::config::{self, Loaded};
 use crate::telemetry::Telemetry;
@@ -130,14 +129,14 @@ fn run_service(loaded: &Loaded) -> Result<()> {
     anyhow::ensure!(!settings.inputs.is_empty(), "no input is configured (hint: add [[inputs]] with topic and format)");
     runtime()?.block_on(async {
         let telemetry = Telemetry::default();
-        let announce = |address| info!(%address, "serving");
-        service::run(settings, telemetry, Box::new(|_| ()), announce, interrupted()).await
+        service::run(settings, telemetry, Box::new(|_| ()), |_| (), interrupted()).await
     })
 }
 
-/// The libraries below are heard from `warn` on; what they say at `info` is about every single commit.
+/// The libraries below are heard from `warn` on; what they say at `info` is about every single commit. The consumer's
+/// wrapper says an error whenever a client that left its group is dropped.
 fn quiet(level: &str) -> String {
-    format!("warn,bellwether={}", level.to_ascii_lowercase())
+    format!("warn,rdkafka::consumer::base_consumer=off,bellwether={}", level.to_ascii_lowercase())
 }
 
 /// Is done at the first SIGINT or SIGTERM.

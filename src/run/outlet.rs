@@ -21,6 +21,8 @@ use crate::telemetry::instruments::Stage;
 
 /// How long one step of a transaction may take before it is tried anew.
 const STEP_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long making the topics may take before it is tried anew: a shutdown waits for it.
+const TOPICS_TIMEOUT: Duration = Duration::from_secs(5);
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_LAST: Duration = Duration::from_secs(10);
 
@@ -36,7 +38,9 @@ pub struct Flush {
 /// What became of a flush.
 #[derive(Debug)]
 pub enum Landed {
-    Done { through: Option<EventTime> },
+    Done {
+        through: Option<EventTime>,
+    },
     /// Nothing more can be emitted by this process.
     Failed(KafkaError),
 }
@@ -114,7 +118,7 @@ impl Carrier {
     fn run(self, flushes: Receiver<Flush>, answers: Sender<Landed>) {
         let opened = self.insist("opening the sink", || {
             if !self.topics.is_empty() {
-                admin::ensure_topics(&self.settings, &self.topics, STEP_TIMEOUT)?;
+                admin::ensure_topics(&self.settings, &self.topics, TOPICS_TIMEOUT)?;
             }
             Sink::open(&self.settings, STEP_TIMEOUT)
         });
@@ -144,7 +148,11 @@ impl Carrier {
     }
 
     /// Tries until it works, waiting longer each time; none where the service stops meanwhile.
-    fn insist<T>(&self, what: &'static str, mut f: impl FnMut() -> Result<T, KafkaError>) -> Result<Option<T>, KafkaError> {
+    fn insist<T>(
+        &self,
+        what: &'static str,
+        mut f: impl FnMut() -> Result<T, KafkaError>,
+    ) -> Result<Option<T>, KafkaError> {
         let mut wait = RETRY_FIRST;
         loop {
             match f() {

@@ -75,7 +75,6 @@ impl Partitions {
     pub fn iter(&self) -> impl Iterator<Item = &Partition> {
         self.all.iter().flatten()
     }
-
 }
 
 /// What is committed with the offsets of the effect path: the watermark through which effects were emitted.

@@ -133,8 +133,7 @@ fn windows(view: &str, batch: &RecordBatch) -> Result<Vec<Emission>> {
         if row < batch.num_rows() && ends.value(row) == ends.value(from) {
             continue;
         }
-        let window =
-            Span::new(EventTime::from_micros(starts.value(from)), EventTime::from_micros(ends.value(from)));
+        let window = Span::new(EventTime::from_micros(starts.value(from)), EventTime::from_micros(ends.value(from)));
         emissions.push(Emission { view: view.into(), window, rows: batch.slice(from, row - from) });
         from = row;
     }

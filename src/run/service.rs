@@ -140,7 +140,13 @@ pub async fn rules(settings: &Settings, engine: &Engine) -> Result<Rules> {
     Rules::new(settings.rules.clone(), views).await
 }
 
-async fn build_core(settings: &Settings, engine: Engine, store: &Arc<Store>, telemetry: &Telemetry) -> Result<Core> {
+/// Builds the core and brings it to where the store stands.
+pub async fn build_core(
+    settings: &Settings,
+    engine: Engine,
+    store: &Arc<Store>,
+    telemetry: &Telemetry,
+) -> Result<Core> {
     let closed_loop = ClosedLoop::new(closed_loop::Parts {
         interval: settings.evaluation_interval,
         insight: settings.insight.clone(),
@@ -225,7 +231,7 @@ fn spawn_committer(
                 }
                 Err(error) if error.retriable() => {
                     failures += 1;
-                    obstacles.set("store", format!("{:#}", anyhow::Error::from(error)));
+                    obstacles.set("store", chain(&error));
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -245,20 +251,23 @@ pub async fn commit(store: &Store, telemetry: &Telemetry) -> Result<(), StoreErr
         Ok(_) => {}
         Err(error) => {
             telemetry.store.commit_failed();
-            warn!(error = format!("{:#}", anyhow::Error::msg(chain(&error))), "store commit failed");
+            warn!(error = chain(&error), "store commit failed");
             return Err(error);
         }
     }
     store.maintain().await
 }
 
-/// Returns an error with its causes, on one line.
+/// Returns an error with its causes, on one line; a cause that repeats what was said is left out.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
+        let said = inner.to_string();
+        if !text.contains(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
         cause = inner.source();
     }
     text

@@ -49,77 +49,70 @@ fn text(name: &str) -> Field {
 /// The tables that records go to, in the order their commits must follow: labels before the samples that use them, and
 /// refusals before the positions that pass over them.
 pub fn record_tables() -> Vec<TableSpec> {
-    use DataType::{Binary, Float64, Int32, Int64, Utf8};
-    vec![
-        spec(
-            "series",
-            None,
-            &["series_id"],
-            vec![
-                need("series_id", Int64),
-                text("name"),
-                need("labels", text_map()),
-                text("kind"),
-                text("unit"),
-                need("first_seen", timestamp()),
-            ],
-        ),
-        spec(
-            "rejected",
-            None,
-            &["ts"],
-            vec![
-                need("ts", timestamp()),
-                text("topic"),
-                need("partition", Int32),
-                need("offset", Int64),
-                text("reason"),
-                text("message"),
-                may("key", Binary),
-                may("value", Binary),
-                need("headers", text_map()),
-            ],
-        ),
-        spec(
-            "late",
-            None,
-            &["ts"],
-            vec![
-                text("view"),
-                need("ts", timestamp()),
-                need("closed_through", timestamp()),
-                text("topic"),
-                need("partition", Int32),
-                need("offset", Int64),
-                may("series_id", Int64),
-                may("value", Float64),
-                may("event_id", Utf8),
-            ],
-        ),
-        spec(
-            "samples",
-            Some("ts"),
-            &["series_id", "ts"],
-            vec![need("series_id", Int64), need("ts", timestamp()), need("value", Float64)],
-        ),
-        spec(
-            "events",
-            Some("ts"),
-            &["ts"],
-            vec![
-                need("ts", timestamp()),
-                text("id"),
-                text("source"),
-                text("type"),
-                text("subject"),
-                may("outcome", Utf8),
-                may("duration_ms", Float64),
-                may("severity", Utf8),
-                need("attributes", text_map()),
-                may("data", Utf8),
-            ],
-        ),
-    ]
+    vec![series_table(), rejected_table(), late_table(), samples_table(), events_table()]
+}
+
+fn series_table() -> TableSpec {
+    let columns = vec![
+        need("series_id", DataType::Int64),
+        text("name"),
+        need("labels", text_map()),
+        text("kind"),
+        text("unit"),
+        need("first_seen", timestamp()),
+    ];
+    spec("series", None, &["series_id"], columns)
+}
+
+fn rejected_table() -> TableSpec {
+    let columns = vec![
+        need("ts", timestamp()),
+        text("topic"),
+        need("partition", DataType::Int32),
+        need("offset", DataType::Int64),
+        text("reason"),
+        text("message"),
+        may("key", DataType::Binary),
+        may("value", DataType::Binary),
+        need("headers", text_map()),
+    ];
+    spec("rejected", None, &["ts"], columns)
+}
+
+fn late_table() -> TableSpec {
+    let columns = vec![
+        text("view"),
+        need("ts", timestamp()),
+        need("closed_through", timestamp()),
+        text("topic"),
+        need("partition", DataType::Int32),
+        need("offset", DataType::Int64),
+        may("series_id", DataType::Int64),
+        may("value", DataType::Float64),
+        may("event_id", DataType::Utf8),
+    ];
+    spec("late", None, &["ts"], columns)
+}
+
+fn samples_table() -> TableSpec {
+    let columns = vec![need("series_id", DataType::Int64), need("ts", timestamp()), need("value", DataType::Float64)];
+    spec("samples", Some("ts"), &["series_id", "ts"], columns)
+}
+
+fn events_table() -> TableSpec {
+    let columns = vec![
+        need("ts", timestamp()),
+        text("id"),
+        text("source"),
+        text("type"),
+        text("subject"),
+        may("outcome", DataType::Utf8),
+        may("duration_ms", DataType::Float64),
+        may("severity", DataType::Utf8),
+        need("attributes", text_map()),
+        may("data", DataType::Utf8),
+    ];
+    spec("events", Some("ts"), &["ts"], columns)
 }
 
 /// The tables of what the loop finds, says and remembers.
@@ -135,7 +128,8 @@ pub fn loop_tables() -> Vec<TableSpec> {
         may("previous_replicas", Int64),
     ];
     let anomaly = [vec![text("id"), need("at", timestamp())], track()].concat();
-    let forecast = [vec![text("id"), need("issued_at", timestamp()), need("target_time", timestamp())], track()].concat();
+    let forecast =
+        [vec![text("id"), need("issued_at", timestamp()), need("target_time", timestamp())], track()].concat();
     let numbers = |names: &[&str]| names.iter().map(|name| may(name, Float64)).collect::<Vec<_>>();
     vec![
         spec(
@@ -320,8 +314,7 @@ pub fn records<T: Serialize>(rows: &[T], schema: &SchemaRef) -> Result<RecordBat
 type TextMapBuilder = MapBuilder<StringBuilder, StringBuilder>;
 
 fn map_builder() -> TextMapBuilder {
-    let names =
-        MapFieldNames { entry: "key_value".to_owned(), key: "key".to_owned(), value: "value".to_owned() };
+    let names = MapFieldNames { entry: "key_value".to_owned(), key: "key".to_owned(), value: "value".to_owned() };
     MapBuilder::new(Some(names), StringBuilder::new(), StringBuilder::new())
 }
 

@@ -26,10 +26,10 @@ use object_store::ObjectStoreExt as _;
 use tracing::warn;
 use uuid::Uuid;
 
+use super::StoreError;
 use super::file::{self, Encoded};
 use super::location::Location;
 use super::scan::PinnedTable;
-use super::StoreError;
 
 /// The partition column of tables that are split by day.
 const DAY: &str = "day";
@@ -161,10 +161,16 @@ impl Table {
         Ok(found)
     }
 
-    /// Puts the rows of this moment aside for the next commit, unless some that failed before are waiting for theirs.
+    /// Tells whether rows put aside are still waiting for their commit.
+    pub fn is_sealed(&self) -> bool {
+        self.head().sealed.is_some()
+    }
+
+    /// Puts the rows of this moment aside for the next commit.
     pub fn seal(&self) {
         let mut head = self.head();
-        if head.sealed.is_some() || (head.open.is_empty() && head.positions.is_empty()) {
+        debug_assert!(head.sealed.is_none(), "what was sealed before is committed first");
+        if head.open.is_empty() && head.positions.is_empty() {
             return;
         }
         let sealed = Sealed {
@@ -388,9 +394,10 @@ async fn provide(
 
 fn check_schema(spec: &TableSpec, provider: &Arc<dyn TableProvider>) -> Result<(), StoreError> {
     let found = provider.schema();
-    let fits = spec.schema.fields().iter().all(|wanted| {
-        found.field_with_name(wanted.name()).is_ok_and(|field| field.data_type() == wanted.data_type())
-    });
+    let fits =
+        spec.schema.fields().iter().all(|wanted| {
+            found.field_with_name(wanted.name()).is_ok_and(|field| field.data_type() == wanted.data_type())
+        });
     match fits && found.fields().len() == spec.schema.fields().len() + usize::from(spec.day_of.is_some()) {
         true => Ok(()),
         false => Err(StoreError::Schema {

@@ -92,7 +92,9 @@ fn check_name(name: &str) -> Result<(), String> {
     let plain = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
     match plain && name.starts_with(|c: char| c.is_ascii_lowercase()) && name.len() <= 64 {
         true => Ok(()),
-        false => Err(format!("view name {name:?} must be lower-case letters, digits and _, a letter first, at most 64")),
+        false => {
+            Err(format!("view name {name:?} must be lower-case letters, digits and _, a letter first, at most 64"))
+        }
     }
 }
 
@@ -134,7 +136,8 @@ fn text_of(expr: &Expr) -> Option<String> {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|e| format!("expected a duration like '10s' or '5 minutes', got {text:?}: {e}"))
+    humantime::parse_duration(text)
+        .map_err(|e| format!("expected a duration like '10s' or '5 minutes', got {text:?}: {e}"))
 }
 
 /// Finds the one window function among the group keys and puts the window's two bounds in its place.
@@ -259,7 +262,7 @@ mod tests {
         ] {
             assert!(of(query).contains(said), "{query}: {}", of(query));
         }
-        let broken = parse("CREATE MATERIALIZED VIEW v AS\nSELECT FROM WHERE").unwrap_err().to_string();
+        let broken = parse("CREATE MATERIALIZED VIEW v AS\nSELECT count(* FROM m").unwrap_err().to_string();
         assert!(broken.starts_with("a.sql:2:"), "{broken}");
         let option = parse("CREATE MATERIALIZED VIEW v WITH (nonsense = '1') AS SELECT 1").unwrap_err().to_string();
         assert!(option.contains("lateness, topic"), "{option}");

@@ -8,6 +8,8 @@ mod keys;
 mod pane;
 mod plan;
 mod series;
+#[cfg(test)]
+mod tests;
 mod view;
 pub mod watermark;
 
@@ -159,7 +161,8 @@ impl Engine {
         self.views.iter().map(|view| (&*view.definition.name, view.closed_through(), view.bytes()))
     }
 
-    /// Takes up a view where its table stands: windows that end at or before `through` are never emitted again.
+    /// Takes up a view where its table stands: windows that end at or before `through` are never emitted again. Rows of
+    /// such windows that are pushed to rebuild the open ones come back as late; who pushes them knows they are not.
     pub fn resume(&mut self, view: &str, through: EventTime) {
         if let Some(view) = self.views.iter_mut().find(|v| &*v.definition.name == view) {
             view.resume(through);

@@ -91,12 +91,11 @@ pub(super) async fn plan(definition: &Definition, events: &SchemaRef) -> Result<
         ctx.register_table(name, Arc::new(EmptyTable::new(schema))).map_err(failed)?;
     }
     let state = ctx.state();
-    let statement = state.sql_to_statement(&definition.query, &datafusion::config::Dialect::PostgreSQL).map_err(failed)?;
+    let statement =
+        state.sql_to_statement(&definition.query, &datafusion::config::Dialect::PostgreSQL).map_err(failed)?;
     let logical = state.statement_to_plan(statement).await.map_err(failed)?;
-    let logical = state
-        .analyzer()
-        .execute_and_check(logical, &state.config_options().clone(), |_, _| {})
-        .map_err(failed)?;
+    let logical =
+        state.analyzer().execute_and_check(logical, &state.config_options().clone(), |_, _| {}).map_err(failed)?;
     // Some functions exist only for the simplifier to turn into others; no other rule may run, as the cut needs the
     // plan in the shape it was written in.
     let simplify = Optimizer::with_rules(vec![Arc::new(SimplifyExpressions::new())]);
@@ -147,7 +146,9 @@ impl<'a> Cut<'a> {
                 LogicalPlan::Projection(node) => at = step(&mut above, at, &node.input),
                 LogicalPlan::Filter(node) => at = step(&mut above, at, &node.input),
                 LogicalPlan::Sort(_) | LogicalPlan::Limit(_) => {
-                    return Err("ORDER BY and LIMIT are not supported in a view yet (hint: sort when querying it)".into());
+                    return Err(
+                        "ORDER BY and LIMIT are not supported in a view yet (hint: sort when querying it)".into()
+                    );
                 }
                 LogicalPlan::TableScan(_) => return Err("the query has no aggregate (hint: add count(*) AS n)".into()),
                 other => return Err(format!("{} is not supported in a view", head_line(other))),
@@ -202,8 +203,13 @@ impl Builder<'_> {
             .map(|expr| datafusion::logical_expr::ExprSchemable::get_type(*expr, input.as_ref()))
             .collect::<Result<Vec<_>>>()
             .map_err(|source| self.failed(source))?;
-        let aggregates =
-            self.cut.aggregate.aggr_expr.iter().map(|expr| self.aggregate(&mut operands, expr)).collect::<Result<_, _>>()?;
+        let aggregates = self
+            .cut
+            .aggregate
+            .aggr_expr
+            .iter()
+            .map(|expr| self.aggregate(&mut operands, expr))
+            .collect::<Result<_, _>>()?;
         let aggregated = Arc::new(self.cut.aggregate.schema.as_arrow().clone());
         let (after, output) = self.after()?;
         let row_schema = operands.row_schema();
@@ -275,7 +281,8 @@ impl Builder<'_> {
         let lowered = LoweredAggregateBuilder::new(expr, input, input.as_arrow(), state.execution_props(), &context)
             .with_name(expr.schema_name().to_string())
             .build();
-        let LoweredAggregate { aggregate: function, filter, order_bys } = lowered.map_err(|source| self.failed(source))?;
+        let LoweredAggregate { aggregate: function, filter, order_bys } =
+            lowered.map_err(|source| self.failed(source))?;
         if function.is_distinct() || !order_bys.is_empty() {
             let message = format!("{expr}: DISTINCT and ORDER BY inside an aggregate are not supported in a view");
             return Err(unsupported(self.definition, message));
@@ -334,7 +341,9 @@ impl Builder<'_> {
 fn storable(of: &DataType) -> DataType {
     use DataType::{Boolean, Date32, Float16, Float32, Float64, Int8, Int16, Int32, Int64, Timestamp, Utf8};
     match of {
-        Int8 | Int16 | Int32 | Int64 | DataType::UInt8 | DataType::UInt16 | DataType::UInt32 | DataType::UInt64 => Int64,
+        Int8 | Int16 | Int32 | Int64 | DataType::UInt8 | DataType::UInt16 | DataType::UInt32 | DataType::UInt64 => {
+            Int64
+        }
         Float16 | Float32 | Float64 | DataType::Decimal128(..) => Float64,
         Timestamp(..) => Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
         Boolean => Boolean,

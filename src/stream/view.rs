@@ -29,8 +29,6 @@ pub(super) struct View {
     pane_width: i64,
     /// Windows that end at or before this are closed.
     closed_through: i64,
-    /// Up to where windows were emitted before a restart: rows older than that are not late, they are history.
-    resumed_at: i64,
     statics: Vec<PerSeries>,
     /// Of each series: whether its rows may pass, and its key where that depends on the series alone.
     passes: Vec<bool>,
@@ -58,7 +56,6 @@ impl View {
             panes: BTreeMap::new(),
             pane_width,
             closed_through: i64::MIN,
-            resumed_at: i64::MIN,
             statics,
             passes: Vec::new(),
             key_of: Vec::new(),
@@ -83,7 +80,6 @@ impl View {
 
     pub fn resume(&mut self, through: EventTime) {
         self.closed_through = self.closed_through.max(through.as_micros());
-        self.resumed_at = self.closed_through;
     }
 
     /// Returns the start of the oldest window that is still to be emitted; `EventTime::MIN` where none ever was.
@@ -170,7 +166,7 @@ impl View {
         Ok(passes.iter().map(|&pass| if pass { numbers.next().unwrap_or(unused) } else { unused }).collect())
     }
 
-    /// Drops rows whose last window is closed, noting them as late unless they are history being read again.
+    /// Drops rows whose last window is closed, noting them as late.
     fn drop_late(&self, at: usize, rows: Vec<u32>, ts: &[i64], late: &mut Vec<Late>) -> Vec<u32> {
         if self.closed_through == i64::MIN {
             return rows;
@@ -181,8 +177,13 @@ impl View {
             let ts = ts[row as usize];
             let last_end = ts - ts.rem_euclid(slide) + width;
             let open = last_end > self.closed_through;
-            if !open && last_end > self.resumed_at {
-                late.push(Late { view: at, row, ts: EventTime::from_micros(ts), closed_through: self.closed_through() });
+            if !open {
+                late.push(Late {
+                    view: at,
+                    row,
+                    ts: EventTime::from_micros(ts),
+                    closed_through: self.closed_through(),
+                });
             }
             open
         });
@@ -198,7 +199,9 @@ impl View {
                     let ts = rows.iter().map(|&row| samples.ts[row as usize]);
                     Arc::new(TimestampMicrosecondArray::from_iter_values(ts).with_timezone("UTC"))
                 }
-                "value" => Arc::new(Float64Array::from_iter_values(rows.iter().map(|&row| samples.value[row as usize]))),
+                "value" => {
+                    Arc::new(Float64Array::from_iter_values(rows.iter().map(|&row| samples.value[row as usize])))
+                }
                 name => {
                     debug_assert!(STATIC_COLUMNS.contains(&name), "metrics have no other columns");
                     let column = series.column(name).expect("the columns of a series are fixed");
@@ -306,12 +309,7 @@ impl View {
         Ok(())
     }
 
-    fn update_pane(
-        &mut self,
-        pane: i64,
-        keys: &[u32],
-        inputs: &[(Vec<ArrayRef>, Option<BooleanArray>)],
-    ) -> Result<()> {
+    fn update_pane(&mut self, pane: i64, keys: &[u32], inputs: &[(Vec<ArrayRef>, Option<BooleanArray>)]) -> Result<()> {
         let groups = self.panes.entry(pane).or_default().groups(&self.plan.aggregates)?;
         let assigned = groups.assign(keys.iter().copied());
         groups.update(inputs, &assigned)

@@ -136,12 +136,7 @@ fn missing_data_is_an_abstention_and_never_zero() {
             "service_throughput_1m.rate is NaN at 12:00:00, where a load of at least zero was expected; keep 4 replicas",
         ),
         (three(-1.0), at(0), Abstention::UnusableLoad, "-1 at 12:00:00"),
-        (
-            three(100.0)[1..].to_vec(),
-            at(0),
-            Abstention::ShortHistory,
-            "2 usable rows of service_throughput_1m where 3",
-        ),
+        (three(100.0)[1..].to_vec(), at(0), Abstention::ShortHistory, "2 usable rows of service_throughput_1m where 3"),
         // Rows from after the moment are not known at the moment.
         (three(100.0), at(-200), Abstention::NoData, "no row"),
     ];

@@ -1,3 +1,5 @@
+//! Tests of the detector: what it must find, what it must leave alone, and that it restores to the bit.
+
 use super::*;
 
 const MINUTE: i64 = 60_000_000;

@@ -1,3 +1,5 @@
+//! Tests of the feature frame, with the control that it never looks ahead.
+
 use super::*;
 use crate::model::time::EventTime;
 

@@ -1,3 +1,5 @@
+//! Tests of the forecaster: accuracy against the trivial baselines, coverage, gaps and restoring.
+
 use super::backtest::backtest;
 use super::*;
 

@@ -1,3 +1,5 @@
+//! Tests of group outliers.
+
 use super::*;
 
 fn at(window: usize) -> EventTime {
@@ -39,7 +41,7 @@ fn two_halves_have_no_outliers() {
 }
 
 #[test]
-fn members_that_agree_to_a_percent_have_no_outliers() {
+fn members_that_nearly_agree_have_no_outliers() {
     let equal: &[f64] = &[100.0, 100.0, 100.0, 100.0, 101.0];
     assert_eq!(detected(&[equal; 5]).concat(), "");
 }

@@ -216,7 +216,8 @@ impl Account {
             by: "planner".to_owned(),
         };
         let ramp = self.injected.iter().rev().find(|incident| explains(incident, &found)).map(|one| one.kind);
-        let answered = self.found.iter().any(|f| f.by == "planner" && f.target == found.target && Some(f.kind.as_str()) == ramp);
+        let answered =
+            self.found.iter().any(|f| f.by == "planner" && f.target == found.target && Some(f.kind.as_str()) == ramp);
         if let (Some(kind), Some(before)) = (ramp, before)
             && desired > before
             && !answered

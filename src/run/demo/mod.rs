@@ -31,6 +31,8 @@ const START: &str = "2026-01-05T08:00:00Z";
 const STORY: Duration = Duration::from_secs(75 * 60);
 /// How many seconds of event time pass in one second, unless `--seconds` says how long the story may take.
 const SPEED: f64 = 60.0;
+/// Requests sampled per service and second: enough that a minute of a replica is no guess.
+const REQUESTS_PER_SECOND: f64 = 12.0;
 /// Event time sent in one go.
 const STEP: Duration = Duration::from_secs(2);
 /// The fleet sends this much ahead of what is on its way through at most, in event time.
@@ -57,10 +59,12 @@ pub struct Options {
 
 /// Runs the demo.
 pub async fn run(options: Options) -> Result<()> {
-    let level = std::env::var("BELLWETHER_LOG").unwrap_or_else(|_| "error".to_owned());
+    let level =
+        std::env::var("BELLWETHER_LOG").unwrap_or_else(|_| "error,rdkafka::consumer::base_consumer=off".to_owned());
     init_logs(&level, LogFormat::Text)?;
     let start = EventTime::parse_rfc3339(START).context("the start is a constant time")?;
-    let fleet = Fleet::new(options.seed, Shape::default(), start);
+    let shape = Shape { requests_per_second: REQUESTS_PER_SECOND, ..Shape::default() };
+    let fleet = Fleet::new(options.seed, shape, start);
     let broker = EmbeddedBroker::start(&TOPICS.map(|topic| (topic, 1)))?;
     let folder = Folder::of(options.data.as_deref())?;
     let loaded = config::load(None, environment(&broker, &folder, &options.listen, &fleet).into_iter())?;
@@ -158,7 +162,7 @@ fn environment(broker: &EmbeddedBroker, folder: &Folder, listen: &str, fleet: &F
         .map(|service| {
             format!(
                 "{{target = {service:?}, view = \"service_throughput_1m\", column = \"per_second\", \
-                 key = {{service = {service:?}}}, capacity_per_replica = 1.0, replicas_max = 30, startup = \"1m\", \
+                 key = {{service = {service:?}}}, capacity_per_replica = 5.0, replicas_max = 30, startup = \"1m\", \
                  cooldown = \"5m\", cost_per_replica_hour = 0.12}}"
             )
         })
@@ -179,7 +183,8 @@ fn environment(broker: &EmbeddedBroker, folder: &Folder, listen: &str, fleet: &F
         set("INSIGHT__ANOMALY", "[{view = \"service_latency_1m\", column = \"p95\", by = [\"service\"]}]".to_owned()),
         set(
             "INSIGHT__OUTLIER",
-            "[{view = \"replica_latency_30s\", column = \"p50\", group = [\"service\"], member = \"replica\"}]".to_owned(),
+            "[{view = \"replica_latency_30s\", column = \"p50\", group = [\"service\"], member = \"replica\"}]"
+                .to_owned(),
         ),
         set(
             "INSIGHT__FORECAST",

@@ -80,7 +80,10 @@ impl Screen {
         account_lines(account).iter().for_each(|line| println!("{line}"));
         println!("{} records sent.", self.records.load(Ordering::Relaxed));
         if let Some(data) = data {
-            println!("\nStored in {0}. Ask it: bellwether sql --data {0} \"SELECT rule, state, count(*) FROM alerts GROUP BY 1, 2\"", data.display());
+            println!(
+                "\nStored in {0}. Ask it: bellwether sql --data {0} \"SELECT rule, state, count(*) FROM alerts GROUP BY 1, 2\"",
+                data.display()
+            );
         }
     }
 }

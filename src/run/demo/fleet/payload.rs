@@ -31,7 +31,7 @@ pub fn queue_depth(service: &str, depth: f64, at: EventTime) -> Emission {
         "timeUnixNano": nanos,
         "asDouble": depth,
     });
-    let metric = json!({"name": "queue_depth", "unit": "1", "gauge": {"dataPoints": [point]}});
+    let metric = json!({"name": "queue_depth", "unit": "{request}", "gauge": {"dataPoints": [point]}});
     let body = json!({"resourceMetrics": [{
         "resource": {"attributes": []},
         "scopeMetrics": [{"scope": {"name": "bellwether.demo"}, "metrics": [metric]}],
