@@ -47,6 +47,7 @@ def arguments():
     parser.add_argument("--records", type=int, default=1_000_000)
     parser.add_argument("--broken", type=int, help="of the records (default one in a thousand, at least 120)")
     parser.add_argument("--kills", type=int, default=0, help="SIGKILLs at seeded moments during the run")
+    parser.add_argument("--strangers", type=int, default=1, help="how often, after a kill, another member joins its group for a while")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--now", type=int, default=int(time.time()), help="epoch seconds of the newest record")
     parser.add_argument("--effects", metavar="FILE", help="the ids of all effects: written where it is not there, else compared")
@@ -152,8 +153,8 @@ class Feed:
 
 
 def run_with_kills(bellwether, feed, chosen):
-    """Produces while the service runs; kills it whenever the feed passes one of the seeded marks, and once on the way lets
-    a stranger take a part of its partitions for a while."""
+    """Produces while the service runs; kills it whenever the feed passes one of the seeded marks, and after the first of
+    them lets a stranger take a part of its partitions for a while."""
     rng = random.Random(chosen.seed + 1)
     total = chosen.records
     marks = sorted(rng.randrange(total // 20, total - total // 20) for _ in range(chosen.kills))
@@ -171,7 +172,7 @@ def run_with_kills(bellwether, feed, chosen):
         if number % 3:
             service.wait_until(lambda: bellwether.ready() or not bellwether.alive(), 120)
         feed.pace.set()
-        if number == 1:
+        if number <= chosen.strangers:
             intrude(bellwether, feed, thread, chosen)
     thread.join()
 
