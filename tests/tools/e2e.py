@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """The main job on a real Kafka, end to end, against an independent recomputation.
 
-Produces seeded records in five formats, some broken in twelve ways; runs `bellwether run` on them, killing it at seeded
-moments where asked; then checks with deltalake, DuckDB, kcat, promtool and Prometheus that the store, the views, the
-dead letters and the effects are exactly what the records call for. Ends with `N passed, M failed`; exit code 1 if any
-failed. Run it through `make test`, or by hand: see --help.
+Produces seeded records in five formats, some broken in twelve ways; runs `bellwether run` on them, asking it by SQL all
+the while; where asked kills it at seeded moments, and lets a stranger join its consumer group. Then checks with
+deltalake, DuckDB, kcat, promtool and Prometheus that the store, the views, the dead letters and the effects are exactly
+what the records call for. Ends with `N passed, M failed`; exit code 1 if any failed. Run it through `make test`, or by
+hand: see --help.
 """
 
 import argparse
