@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """The main job on a real Kafka, end to end, against an independent recomputation.
 
-Produces seeded records in five formats, some broken in twelve ways; runs `bellwether run` on them, killing it at seeded
-moments where asked; then checks with deltalake, DuckDB, kcat, promtool and Prometheus that the store, the views, the
-dead letters and the effects are exactly what the records call for. Ends with `N passed, M failed`; exit code 1 if any
-failed. Run it through `make test`, or by hand: see --help.
+Produces seeded records in five formats, some broken in twelve ways; runs `bellwether run` on them, asking it by SQL all
+the while; where asked kills it at seeded moments, and lets a stranger join its consumer group. Then checks with
+deltalake, DuckDB, kcat, promtool and Prometheus that the store, the views, the dead letters and the effects are exactly
+what the records call for. Ends with `N passed, M failed`; exit code 1 if any failed. Run it through `make test`, or by
+hand: see --help.
 """
 
 import argparse
@@ -29,6 +30,7 @@ import alerts
 import checks
 import service
 import truth
+import watcher
 
 ROOT = Path(__file__).resolve().parents[2]
 LATENESS_S_MAX = 10
@@ -46,6 +48,7 @@ def arguments():
     parser.add_argument("--records", type=int, default=1_000_000)
     parser.add_argument("--broken", type=int, help="of the records (default one in a thousand, at least 120)")
     parser.add_argument("--kills", type=int, default=0, help="SIGKILLs at seeded moments during the run")
+    parser.add_argument("--strangers", type=int, default=1, help="how often, after a kill, another member joins its group for a while")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--now", type=int, default=int(time.time()), help="epoch seconds of the newest record")
     parser.add_argument("--effects", metavar="FILE", help="the ids of all effects: written where it is not there, else compared")
@@ -101,16 +104,19 @@ class Feed:
             self.error = error
 
     def _send(self, record):
-        topic = f"{self.prefix}.{record.topic}"
+        # Noted before it is sent: who counts what the service has stored never finds more than was noted.
+        self._note(record)
         while True:
             try:
-                self.producer.produce(topic, record.value, record.key, record.partition, headers=record.headers)
+                self.producer.produce(f"{self.prefix}.{record.topic}", record.value, record.key, record.partition, headers=record.headers)
                 break
             except BufferError:
                 self.producer.poll(0.1)
         self.sent += 1
         if self.sent % 1000 == 0:
             self.producer.poll(0)
+
+    def _note(self, record):
         at = (record.topic, record.partition)
         offset = self.offsets.get(at, 0)
         self.offsets[at] = offset + 1
@@ -121,7 +127,7 @@ class Feed:
             self.values.append(value)
         self.events.extend(record.events)
         if record.broken:
-            self.broken.append((record.topic, record.partition, offset, record.key, record.value, record.headers, record.broken))
+            self.broken.append((*at, offset, record.key, record.value, record.headers, record.broken))
 
     def tables(self):
         samples = {"name": pa.array(self.names).dictionary_encode(), "labels": pa.array(self.labels).dictionary_encode(),
@@ -130,6 +136,10 @@ class Feed:
         columns = zip(*self.events)
         kinds = [pa.int64()] + [pa.string()] * 5 + [pa.float64()] + [pa.string()] * 3
         return samples, {f: pa.array(c, k) for f, c, k in zip(truth.Event._fields, columns, kinds)}
+
+    def produced(self) -> dict:
+        """Returns the rows that what was sent so far calls for, by table."""
+        return {"samples": len(self.values), "events": len(self.events), "rejected": len(self.broken)}
 
     def check_offsets(self, verdicts):
         """Our own count of offsets is the broker's: the ground truth names the right record."""
@@ -144,7 +154,8 @@ class Feed:
 
 
 def run_with_kills(bellwether, feed, chosen):
-    """Produces while the service runs, and kills it whenever the feed passes one of the seeded marks."""
+    """Produces while the service runs; kills it whenever the feed passes one of the seeded marks, and after the first of
+    them lets a stranger take a part of its partitions for a while."""
     rng = random.Random(chosen.seed + 1)
     total = chosen.records
     marks = sorted(rng.randrange(total // 20, total - total // 20) for _ in range(chosen.kills))
@@ -152,9 +163,7 @@ def run_with_kills(bellwether, feed, chosen):
     bellwether.start()
     thread.start()
     for number, mark in enumerate(marks, 1):
-        while feed.sent < mark and thread.is_alive():
-            require_alive(bellwether)
-            time.sleep(0.002)
+        await_sent(bellwether, feed, thread, mark)
         feed.pace.clear()
         print(f"  kill {number} of {chosen.kills} at {feed.sent} records sent", flush=True)
         require_alive(bellwether)
@@ -164,7 +173,38 @@ def run_with_kills(bellwether, feed, chosen):
         if number % 3:
             service.wait_until(lambda: bellwether.ready() or not bellwether.alive(), 120)
         feed.pace.set()
+        if number <= chosen.strangers:
+            intrude(bellwether, feed, thread, chosen)
     thread.join()
+
+
+def intrude(bellwether, feed, thread, chosen):
+    """Joins the service's group as another member, as a dead one may that is not yet missed, and leaves it again. What
+    the service says must not depend on the part of the records it has meanwhile."""
+    stranger = Consumer({"bootstrap.servers": chosen.bootstrap, "group.id": chosen.prefix, "enable.auto.commit": False,
+                         "partition.assignment.strategy": "cooperative-sticky", "log_level": 3})
+    stranger.subscribe([f"{chosen.prefix}.{topic}" for topic in truth.FORMATS])
+    # Nothing comes meanwhile: the partitions that stay are at their ends when the group moves.
+    feed.pace.clear()
+    try:
+        taken = lambda: stranger.consume(1000, timeout=0.1) is not None and len(stranger.assignment())
+        if not service.wait_until(taken, 60):
+            raise RuntimeError("the group gave the stranger no partition within 60 s")
+        print(f"  a stranger takes {len(stranger.assignment())} partitions at {feed.sent} records sent", flush=True)
+        feed.pace.set()
+        mark = min(feed.sent + chosen.records // 10, chosen.records)
+        await_sent(bellwether, feed, thread, mark, meanwhile=lambda: stranger.consume(1000, timeout=0.01))
+        print(f"  the stranger leaves at {feed.sent} records sent", flush=True)
+    finally:
+        feed.pace.set()
+        stranger.close()
+
+
+def await_sent(bellwether, feed, thread, mark, meanwhile=lambda: None):
+    while feed.sent < mark and thread.is_alive():
+        require_alive(bellwether)
+        meanwhile()
+        time.sleep(0.002)
 
 
 def require_alive(bellwether):
@@ -281,7 +321,7 @@ def expectations(feed, through):
     """Returns a database that holds the truth and every view recomputed, and the rows expected of each table."""
     db = checks.connect()
     checks.load_truth(db, *feed.tables())
-    expected = {"samples": len(feed.values), "events": len(feed.events), "rejected": len(feed.broken)}
+    expected = feed.produced()
     for view in views():
         if recompute_file(view).exists():
             expected[view] = checks.recompute(db, recompute_file(view), through)
@@ -298,6 +338,8 @@ def run(chosen, work: Path, verdicts) -> None:
     config = work / "bellwether.toml"
     config.write_text(service.configuration(chosen.bootstrap, chosen.prefix, store, port, truth.FORMATS, capacity))
     bellwether = service.Service(chosen.binary, config, work / "bellwether.log", port)
+    watching = watcher.Watcher(bellwether, feed.produced)
+    watching.start()
     try:
         if chosen.kills:
             run_with_kills(bellwether, feed, chosen)
@@ -320,6 +362,8 @@ def run(chosen, work: Path, verdicts) -> None:
         done, seconds = await_caught_up(bellwether, store, expected, begun)
         verdicts.add("the service catches up", done, f"{seconds:.1f} s after the last record was produced" if chosen.kills else
                      f"{feed.sent} records in {seconds:.1f} s from start, {feed.sent / max(seconds, 1e-9):,.0f} a second")
+        watching.stop()
+        watching.check(expected, verdicts)
         check_scrape(bellwether, work, verdicts)
         code = bellwether.stop(60)
         verdicts.add("SIGTERM ends it cleanly", code == 0, f"exit code {code}")
@@ -328,6 +372,7 @@ def run(chosen, work: Path, verdicts) -> None:
         print(f"  {bellwether.cpu_s:.1f} s of CPU ({bellwether.cpu_s / feed.sent * 1e6:.1f} s per million records), "
               f"peak of {bellwether.rss_peak_mb:.0f} MB resident", flush=True)
     finally:
+        watching.stop()
         if bellwether.alive():
             bellwether.process.kill()
             bellwether.process.wait()

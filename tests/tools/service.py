@@ -6,6 +6,7 @@ import socket
 import subprocess
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
 
@@ -60,6 +61,10 @@ class Service:
             return error.code, error.read()
         except OSError:
             return 0, b""
+
+    def sql(self, statement: str):
+        """Returns (status, rows as CSV under a line of names)."""
+        return self.get("/sql?" + urllib.parse.urlencode({"query": statement, "format": "csv"}))
 
     def ready(self) -> bool:
         return self.get("/readyz")[0] == 200

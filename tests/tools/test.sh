@@ -39,7 +39,11 @@ step() {
 build() { cargo build --locked --bins --tests; }
 rust_tests() { cargo test --locked --no-fail-fast; }
 checks_tests() { "$cache/venv/bin/python" "$here/checks_test.py"; }
-e2e() { "$cache/venv/bin/python" "$here/e2e.py" --binary "$work/bellwether" --seed "${E2E_SEED:-7}" --records "${E2E_RECORDS:-1000000}" "$@"; }
+# Both runs make the very same records, and compare the ids of what was said about them.
+e2e() {
+    "$cache/venv/bin/python" "$here/e2e.py" --binary "$work/bellwether" --seed "${E2E_SEED:-7}" --now "$now" \
+        --records "${E2E_RECORDS:-1000000}" --effects "$work/effects.json" "$@"
+}
 
 step "start Kafka" "$here/kafka.sh" start && eval "$("$here/kafka.sh" env)"
 if step "build" build; then
@@ -48,6 +52,7 @@ if step "build" build; then
     step "Rust tests" rust_tests
     step "tests of the checks" checks_tests
     if [[ -n ${BW_KAFKA:-} ]]; then
+        now=$(date +%s)
         step "end to end" e2e --prefix e2e
         step "end to end, ${E2E_KILLS:-5} times killed" e2e --prefix e2e-kill --kills "${E2E_KILLS:-5}"
     fi
