@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
-use arrow::compute::{cast, filter_record_batch};
+use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, new_null_array};
+use arrow::compute::{cast, concat, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::common::DFSchema;
 use datafusion::datasource::empty::EmptyTable;
@@ -18,6 +18,7 @@ use datafusion::physical_expr::aggregate::{AggregateFunctionExpr, LoweredAggrega
 use datafusion::physical_expr::utils::reassign_expr_columns;
 use datafusion::physical_expr::{GroupsAccumulatorAdapter, PhysicalExpr};
 use datafusion::prelude::SessionContext;
+use tracing::debug;
 
 use super::definition::Definition;
 use super::series::{STATIC_COLUMNS, schema as series_schema, text_map};
@@ -429,11 +430,11 @@ impl Plan {
         for step in &self.after {
             rows = match step {
                 After::Keep(condition) => {
-                    let keep = condition.evaluate(&rows)?.into_array(rows.num_rows())?;
+                    let keep = evaluate(condition, &rows)?;
                     filter_record_batch(&rows, as_boolean(&keep)?)?
                 }
                 After::Project(exprs, schema) => {
-                    let columns = exprs.iter().map(|expr| expr.evaluate(&rows)?.into_array(rows.num_rows()));
+                    let columns = exprs.iter().map(|expr| evaluate(expr, &rows));
                     named(schema, columns.collect::<Result<_>>()?)?
                 }
             };
@@ -449,6 +450,23 @@ fn named(schema: &SchemaRef, columns: Vec<ArrayRef>) -> Result<RecordBatch> {
     let fields: Vec<Field> =
         schema.fields().iter().zip(&columns).map(|(f, c)| Field::new(f.name(), c.data_type().clone(), true)).collect();
     Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
+}
+
+/// Evaluates an expression; where it fails as a whole (a cast of a word that is no number, a division by zero), each row
+/// for itself, those that fail being NULL. One odd row must not stop a stream.
+pub(super) fn evaluate(expr: &Arc<dyn PhysicalExpr>, rows: &RecordBatch) -> Result<ArrayRef> {
+    let whole = |rows: &RecordBatch| expr.evaluate(rows)?.into_array(rows.num_rows());
+    let failed = match whole(rows) {
+        Ok(values) => return Ok(values),
+        Err(error) if rows.num_rows() == 0 => return Err(error),
+        Err(error) => error,
+    };
+    debug!(%expr, error = %failed, "evaluating row by row");
+    let null = new_null_array(&expr.data_type(&rows.schema())?, 1);
+    let each: Vec<ArrayRef> =
+        (0..rows.num_rows()).map(|row| whole(&rows.slice(row, 1)).unwrap_or_else(|_| Arc::clone(&null))).collect();
+    let each: Vec<&dyn Array> = each.iter().map(|values| values.as_ref()).collect();
+    Ok(concat(&each)?)
 }
 
 pub(super) fn as_boolean(array: &ArrayRef) -> Result<&BooleanArray> {

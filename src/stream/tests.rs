@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use arrow::array::{AsArray, RecordBatch};
+use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Float64Type, Int64Type, Schema, TimestampMicrosecondType};
 use proptest::prelude::*;
 
@@ -193,6 +193,27 @@ fn having_filters_and_expressions_are_applied() {
     engine.clock(Source::Metrics).observe(&partition, EventTime::from_micros(60 * SECOND));
     let windows = read(&engine.advance().unwrap());
     assert_eq!(windows.into_iter().collect::<Vec<_>>(), [((10 * SECOND, "s0".to_owned()), (1, 5.0))]);
+}
+
+#[test]
+fn an_expression_that_fails_for_one_row_is_null_for_it_and_no_more() {
+    let mut interner = Interner::new(10);
+    for code in ["7", "seven"] {
+        let labels = vec![("code", code), ("service", "s")];
+        interner.intern(&mut Descriptor { name: "m", labels, ..Descriptor::default() }).unwrap();
+    }
+    let mut engine = engine(
+        "CREATE MATERIALIZED VIEW v AS SELECT window_start, window_end, labels['service'] AS service, \
+         count(*) FILTER (WHERE CAST(labels['code'] AS INT) > 5) AS n, CAST(10 / (count(*) - 2) AS DOUBLE) AS total \
+         FROM metrics GROUP BY tumble(ts, INTERVAL '10 seconds'), labels['service']",
+    );
+    let partition: PartitionKey = ("t".into(), 0);
+    engine.clock(Source::Metrics).add(partition.clone());
+    engine.push_samples(&samples(&[(0, 0, 1.0), (1, 0, 1.0)]), &interner, &mut Vec::new()).unwrap();
+    engine.clock(Source::Metrics).observe(&partition, EventTime::from_micros(60 * SECOND));
+    let rows = engine.advance().unwrap().remove(0).rows;
+    assert_eq!(rows.column_by_name("n").unwrap().as_primitive::<Int64Type>().value(0), 1);
+    assert_eq!(rows.column_by_name("total").unwrap().null_count(), 1, "a division by zero");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use datafusion::error::{DataFusionError, Result};
 use super::definition::Definition;
 use super::keys::Keys;
 use super::pane::{Groups, Pane};
-use super::plan::{Operand, Plan, as_boolean};
+use super::plan::{Operand, Plan, as_boolean, evaluate};
 use super::series::{PerSeries, STATIC_COLUMNS, SeriesTable};
 use super::{Emission, Late, Source, StreamError};
 use crate::model::batch::Samples;
@@ -137,8 +137,7 @@ impl View {
         }
         let new = series.since(known);
         let count = new.num_rows();
-        let fresh = self.plan.statics.iter().map(|expr| expr.evaluate(&new)?.into_array(count));
-        let fresh: Vec<ArrayRef> = fresh.collect::<Result<_>>()?;
+        let fresh: Vec<ArrayRef> = self.plan.statics.iter().map(|expr| evaluate(expr, &new)).collect::<Result<_>>()?;
         let mut passes = vec![true; count];
         for condition in &self.plan.conditions {
             let Operand::PerSeries(at) = condition else { continue };
@@ -277,7 +276,7 @@ impl View {
 
     fn operand(&self, operand: &Operand, batch: &RecordBatch, refs: Option<&UInt32Array>) -> Result<ArrayRef> {
         match (operand, refs) {
-            (Operand::PerRow(expr), _) => expr.evaluate(batch)?.into_array(batch.num_rows()),
+            (Operand::PerRow(expr), _) => evaluate(expr, batch),
             (Operand::PerSeries(at), Some(refs)) => {
                 let values = self.statics[*at].values().expect("evaluated when the series was first seen");
                 Ok(take(values, refs, None)?)
