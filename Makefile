@@ -23,9 +23,10 @@ check: ## formatting, lints, and the map of the rooms
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo test --locked --test it tidy
 
-bench: ## measure; writes bench-results.csv into the build folder; BENCH=name for one
-	@tests/tools/setup.sh build
-	cargo bench --locked -- $(BENCH)
+bench: ## measure, with a real Kafka too; writes bench-results.csv into the build folder; BENCH=name for one
+	@tests/tools/setup.sh test
+	@tests/tools/kafka.sh start && eval "$$(tests/tools/kafka.sh env)" && \
+		cargo bench --locked --bench bench -- $(BENCH); code=$$?; tests/tools/kafka.sh remove; exit $$code
 
 setup: ## install what the tests need
 	@tests/tools/setup.sh test
