@@ -244,7 +244,7 @@ fn near_misses() -> Vec<(Format, Vec<u8>)> {
     vec![
         (Format::JsonMetrics, read("json_metrics/array.json")),
         (Format::JsonEvents, read("json_events/full.json")),
-        (Format::CloudEvents, read("cloud_events/taskrun_finished.json")),
+        (Format::CloudEvents, read("cloudevents/taskrun_finished.json")),
         (Format::OtlpMetrics, otlp),
         (Format::OtlpMetrics, protobuf),
         (Format::InfluxLine, read("influx_line/telegraf.lp")),
