@@ -2,8 +2,12 @@
 //!
 //! Prints a table and writes `bench-results.csv` (name, value, unit, min, max) into the build folder. Names are stable.
 
+#[path = "bench/commits.rs"]
+mod commits;
 #[path = "bench/kafka.rs"]
 mod kafka;
+#[path = "bench/latency.rs"]
+mod latency;
 #[path = "bench/measure.rs"]
 mod measure;
 #[path = "bench/pipeline.rs"]
@@ -21,6 +25,8 @@ fn main() -> anyhow::Result<()> {
     let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
     let mut results = Results::default();
     pipeline::run(&filter, &mut results)?;
+    commits::run(&filter, &mut results)?;
     kafka::run(&filter, &mut results)?;
+    latency::run(&filter, &mut results)?;
     results.write()
 }

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use bellwether::ingest::{Bounds, Format};
 use bellwether::model::time::EventTime;
-use bellwether::run::partition::DoneBefore;
+use bellwether::run::core::Core;
+use bellwether::run::partition::{DoneBefore, StoredAs};
 use bellwether::run::settings::Settings;
-use bellwether::run::{core::Core, service};
+use bellwether::run::{service, shipped};
 use bellwether::store::Store;
 use bellwether::telemetry::Telemetry;
 use bellwether::{config, store};
@@ -17,6 +18,9 @@ use super::measure::{Results, Took, once, resident_mib};
 use super::records::{InMemory, Set};
 
 const REPETITIONS: usize = 5;
+/// Records in a second of event time, where windows are compared: far below what is taken in per second, so that closing
+/// windows weighs more than it will in a service at its limit.
+const EVENT_RATE: usize = 20_000;
 const BATCH: usize = 4096;
 const COMMIT_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -33,55 +37,158 @@ pub fn run(filter: &str, results: &mut Results) -> Result<()> {
             results.add(&format!("{name}/megabytes_per_core_second"), "MB/s", megabytes);
         }
     }
-    for series in [10_000, 100_000] {
-        let name = format!("pipeline/json_metrics_{}k_series", series / 1000);
-        if name.contains(filter) {
-            let set = Set::make(Format::JsonMetrics, 1_000_000, series);
-            let before = resident_mib()?;
-            let (took, peak) = one_run(&set, Format::JsonMetrics)?;
-            results.add_rates(&name, "records/s", set.points, &[took]);
-            results.add(&format!("{name}/resident_peak"), "MiB", vec![peak]);
-            results.add(&format!("{name}/resident_added"), "MiB", vec![peak - before]);
+    series(filter, results)?;
+    views(filter, results)
+}
+
+/// How cost and memory grow with the number of series: the first pass sees every series for the first time, the others
+/// know them.
+fn series(filter: &str, results: &mut Results) -> Result<()> {
+    const PASSES: usize = 7;
+    for series in [10_000, 100_000, 1_000_000] {
+        let name = format!("series/{}k", series / 1000);
+        if !name.contains(filter) {
+            continue;
         }
+        let set = Set::of_series(1_000_000, series);
+        let before = resident_mib()?;
+        let mut run = Run::start(&set, Format::JsonMetrics, "")?;
+        let passes = (0..PASSES).map(|_| run.pass(&set)).collect::<Result<Vec<Took>>>()?;
+        let peak = run.finish(&set)?;
+        let all = passes.iter().fold(Took { wall_seconds: 0.0, cpu_seconds: 0.0 }, |sum, took| Took {
+            wall_seconds: sum.wall_seconds + took.wall_seconds,
+            cpu_seconds: sum.cpu_seconds + took.cpu_seconds,
+        });
+        results.add_rates(&format!("{name}/first_sight"), "records/s", set.points, &passes[..1]);
+        results.add_rates(&format!("{name}/known"), "records/s", set.points, &passes[1..]);
+        results.add_rates(&format!("{name}/all"), "records/s", set.points * PASSES, &[all]);
+        results.add(&format!("{name}/resident_added"), "MiB", vec![peak - before]);
+    }
+    Ok(())
+}
+
+/// What views cost: none, one, a hundred over one key, and a window with sixty slides against one without. Side by side,
+/// round by round, so that a slow moment of the machine hits all of them.
+fn views(filter: &str, results: &mut Results) -> Result<()> {
+    let aggregates = ["count(*)", "avg(value)", "max(value)", "sum(value)", "stddev(value)"];
+    let windows = [
+        "tumble(ts, INTERVAL '10 seconds')",
+        "tumble(ts, INTERVAL '1 minute')",
+        "tumble(ts, INTERVAL '5 minutes')",
+        "hop(ts, INTERVAL '10 seconds', INTERVAL '1 minute')",
+    ];
+    let hundred = (0..100).map(|n| (windows[n % 4], aggregates[n / 4 % 5], n / 20)).collect::<Vec<_>>();
+    let sets: [(&str, Vec<(&str, &str, usize)>); 5] = [
+        ("views/none", Vec::new()),
+        ("views/one", vec![(windows[0], aggregates[0], 0)]),
+        ("views/hundred_on_one_key", hundred),
+        ("views/tumble_1m", vec![(windows[1], "hdr_quantile(value, 0.99)", 0)]),
+        (
+            "views/hop_1m_by_1s",
+            vec![("hop(ts, INTERVAL '1 second', INTERVAL '1 minute')", "hdr_quantile(value, 0.99)", 0)],
+        ),
+    ];
+    let sets: Vec<_> = sets.into_iter().filter(|(name, _)| name.contains(filter)).collect();
+    if sets.is_empty() {
+        return Ok(());
+    }
+    let set = Set::make_dense(1_000_000, 1_000, EVENT_RATE);
+    let mut took: Vec<Vec<Took>> = vec![Vec::new(); sets.len()];
+    for _ in 0..REPETITIONS {
+        for ((_, views), took) in sets.iter().zip(&mut took) {
+            let folder = tempfile::tempdir()?;
+            for (number, (window, aggregate, above)) in views.iter().enumerate() {
+                let view = format!(
+                    "CREATE MATERIALIZED VIEW v{number} AS SELECT window_start, window_end, labels['service'] AS service, \
+                     {aggregate} AS x FROM metrics WHERE name = 'request_duration_seconds' \
+                     GROUP BY {window}, labels['service'] HAVING {aggregate} > {above}"
+                );
+                std::fs::write(folder.path().join(format!("v{number}.sql")), view)?;
+            }
+            let mut run = Run::start(&set, Format::JsonMetrics, &folder.path().display().to_string())?;
+            took.push(run.pass(&set)?);
+            run.finish(&set)?;
+        }
+    }
+    for ((name, _), took) in sets.iter().zip(&took) {
+        results.add_rates(name, "records/s", set.points, took);
     }
     Ok(())
 }
 
 /// Sends a whole set through a new core and store; returns what it took and the most memory seen.
 fn one_run(set: &Set, format: Format) -> Result<(Took, f64)> {
-    let folder = tempfile::tempdir()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let settings = settings(&folder.path().display().to_string(), &set.topic, format, "localhost:9092")?;
-    let (mut core, store) = runtime.block_on(build(&settings))?;
-    core.assign((set.topic.clone(), 0), "bench/0".to_owned(), 0, DoneBefore::default())?;
-    let bounds = Bounds { oldest: EventTime::MIN, newest: EventTime::MAX };
-    let mut peak = 0.0f64;
-    let ((), took) = once(|| {
-        let mut committed = Instant::now();
-        for (number, chunk) in set.payloads.chunks(BATCH).enumerate() {
-            let offset = number * BATCH;
-            let batch = chunk.iter().enumerate().map(|(at, payload)| InMemory {
-                topic: &set.topic,
-                offset: (offset + at) as i64,
-                payload,
-            });
-            core.ingest(batch, bounds)?;
-            runtime.block_on(core.advance())?;
-            if committed.elapsed() >= COMMIT_INTERVAL {
-                runtime.block_on(store.commit())?;
-                committed = Instant::now();
-                peak = peak.max(resident_mib()?);
-            }
+    let mut run = Run::start(set, format, "")?;
+    let took = run.pass(set)?;
+    Ok((took, run.finish(set)?))
+}
+
+/// A core and its store, and what went through them.
+struct Run {
+    core: Core,
+    store: Arc<Store>,
+    runtime: tokio::runtime::Runtime,
+    offset: usize,
+    passes: usize,
+    peak_mib: f64,
+    _folder: tempfile::TempDir,
+}
+
+impl Run {
+    /// `views` is the folder of the views; empty for those that are shipped.
+    fn start(set: &Set, format: Format, views: &str) -> Result<Run> {
+        let folder = tempfile::tempdir()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let mut settings = settings(&folder.path().display().to_string(), &set.topic, format, "localhost:9092")?;
+        settings.series_max = 2_000_000;
+        if !views.is_empty() {
+            (settings.rules, settings.insight, settings.targets) = Default::default();
+            settings.views = shipped::views(views, settings.view_defaults)?.views;
         }
-        peak = peak.max(resident_mib()?);
-        runtime.block_on(store.commit())?;
-        Ok(())
-    })?;
-    peak = peak.max(resident_mib()?);
-    let table = core.table_of(&set.topic)?;
-    let stored = runtime.block_on(count(&store, table))?;
-    anyhow::ensure!(stored == set.points, "{} of {} records were stored", stored, set.points);
-    Ok((took, peak))
+        let (mut core, store) = runtime.block_on(build(&settings))?;
+        let name = StoredAs { app: "bench/0".to_owned(), topic_id: String::new() };
+        core.assign((set.topic.clone(), 0), name, 0, DoneBefore::default())?;
+        Ok(Run { core, store, runtime, offset: 0, passes: 0, peak_mib: 0.0, _folder: folder })
+    }
+
+    /// Sends the set through, and commits all of it.
+    fn pass(&mut self, set: &Set) -> Result<Took> {
+        let bounds = Bounds { oldest: EventTime::MIN, newest: EventTime::MAX };
+        let ((), took) = once(|| {
+            let mut committed = Instant::now();
+            for chunk in set.payloads.chunks(BATCH) {
+                let (offset, pass) = (self.offset, self.passes);
+                let batch = chunk.iter().enumerate().map(|(at, payload)| InMemory {
+                    topic: &set.topic,
+                    offset: (offset + at) as i64,
+                    timestamp_ms: set.timestamp_ms(pass, offset + at),
+                    payload,
+                });
+                self.core.ingest(batch, bounds)?;
+                self.offset += chunk.len();
+                self.runtime.block_on(self.core.advance())?;
+                if committed.elapsed() >= COMMIT_INTERVAL {
+                    self.runtime.block_on(self.store.commit())?;
+                    committed = Instant::now();
+                    self.peak_mib = self.peak_mib.max(resident_mib()?);
+                }
+            }
+            self.peak_mib = self.peak_mib.max(resident_mib()?);
+            self.runtime.block_on(self.store.commit())?;
+            Ok(())
+        })?;
+        self.passes += 1;
+        Ok(took)
+    }
+
+    /// Checks that everything is in the store; returns the most memory seen.
+    fn finish(self, set: &Set) -> Result<f64> {
+        let table = self.core.table_of(&set.topic)?;
+        let stored = self.runtime.block_on(count(&self.store, table))?;
+        let sent = set.points * self.passes;
+        anyhow::ensure!(stored == sent, "{stored} of {sent} records were stored");
+        Ok(self.peak_mib)
+    }
 }
 
 async fn build(settings: &Settings) -> Result<(Core, Arc<Store>)> {

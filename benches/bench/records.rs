@@ -4,12 +4,17 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use bellwether::ingest::Format;
-use bellwether::run::core::Incoming;
+use bellwether::run::incoming::Incoming;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 /// Event time of the first record, milliseconds.
 pub const START_MS: i64 = 1_767_600_000_000;
+
+/// Twenty minutes, so that every view closes windows on the way.
+const SPAN_MS: i64 = 1_200_000;
+/// How often a series reports, where their number is what is measured.
+const EVERY_MS: i64 = 10_000;
 
 /// Points in one OTLP message, and lines in one Influx message.
 pub const POINTS_PER_MESSAGE: usize = 100;
@@ -20,6 +25,8 @@ pub struct Set {
     pub payloads: Vec<Vec<u8>>,
     /// Samples or events in all of them.
     pub points: usize,
+    /// The event time that they cover.
+    pub span_ms: i64,
 }
 
 impl Set {
@@ -32,7 +39,37 @@ impl Set {
             Format::OtlpMetrics => chunks(points).map(|from| otlp(from, points, series, &mut rng)).collect(),
             Format::InfluxLine => chunks(points).map(|from| influx(from, points, series, &mut rng)).collect(),
         };
-        Set { topic: format.as_str().into(), payloads, points }
+        Set { topic: format.as_str().into(), payloads, points, span_ms: SPAN_MS }
+    }
+
+    /// Makes JSON metrics, so many in a second of event time.
+    pub fn make_dense(points: usize, series: usize, per_second: usize) -> Set {
+        let mut rng = StdRng::seed_from_u64(7);
+        let span_ms = points * 1000 / per_second;
+        let payloads = (0..points).map(|n| json_metric_at(START_MS + (n * span_ms / points) as i64, series, &mut rng));
+        Set { topic: "dense".into(), payloads: payloads.collect(), points, span_ms: span_ms as i64 }
+    }
+
+    /// Makes samples without a time of their own, the series one after the other, each every ten seconds, so
+    /// that all of them are seen and a set can be sent more than once.
+    pub fn of_series(points: usize, series: usize) -> Set {
+        let mut rng = StdRng::seed_from_u64(7);
+        let payloads = (0..points).map(|n| {
+            let one = n.wrapping_mul(7919) % series;
+            let (service, value) = (one % 20, seconds(&mut rng));
+            format!(
+                r#"{{"name":"request_duration_seconds","labels":{{"service":"service-{service}","replica":"replica-{one}","status":"200"}},"value":{value}}}"#
+            )
+            .into_bytes()
+        });
+        let span_ms = (points as i64 * EVERY_MS) / series as i64;
+        Set { topic: "of_series".into(), payloads: payloads.collect(), points, span_ms }
+    }
+
+    /// Returns the time a record would be stamped with by its producer, where a set is sent more than once.
+    pub fn timestamp_ms(&self, pass: usize, offset: usize) -> i64 {
+        let within = offset - pass * self.payloads.len();
+        START_MS + pass as i64 * self.span_ms + within as i64 * self.span_ms / self.payloads.len() as i64
     }
 
     pub fn bytes(&self) -> usize {
@@ -44,9 +81,9 @@ fn chunks(points: usize) -> impl Iterator<Item = usize> {
     (0..points).step_by(POINTS_PER_MESSAGE)
 }
 
-/// Times rise evenly over twenty minutes, so that every view closes windows on the way.
+/// Times rise evenly.
 fn at_ms(n: usize, of: usize) -> i64 {
-    START_MS + (n as i64 * 1_200_000) / of.max(1) as i64
+    START_MS + (n as i64 * SPAN_MS) / of.max(1) as i64
 }
 
 fn seconds(rng: &mut StdRng) -> f64 {
@@ -54,11 +91,15 @@ fn seconds(rng: &mut StdRng) -> f64 {
 }
 
 fn json_metric(n: usize, of: usize, series: usize, rng: &mut StdRng) -> Vec<u8> {
+    json_metric_at(at_ms(n, of), series, rng)
+}
+
+fn json_metric_at(at_ms: i64, series: usize, rng: &mut StdRng) -> Vec<u8> {
     let one = rng.random_range(0..series);
     let status = if rng.random_bool(0.02) { 500 } else { 200 };
     format!(
         r#"{{"ts":{},"name":"request_duration_seconds","labels":{{"service":"service-{}","replica":"replica-{one}","status":"{status}"}},"value":{}}}"#,
-        at_ms(n, of),
+        at_ms,
         one % 20,
         seconds(rng)
     )
@@ -149,6 +190,7 @@ fn field(into: &mut Vec<u8>, number: u8, bytes: &[u8]) {
 pub struct InMemory<'a> {
     pub topic: &'a Arc<str>,
     pub offset: i64,
+    pub timestamp_ms: i64,
     pub payload: &'a [u8],
 }
 
@@ -166,7 +208,7 @@ impl Incoming for InMemory<'_> {
     }
 
     fn timestamp_ms(&self) -> Option<i64> {
-        Some(START_MS)
+        Some(self.timestamp_ms)
     }
 
     fn key(&self) -> Option<&[u8]> {

@@ -57,15 +57,17 @@ impl Check<'_> {
     }
 
     fn sizes(&mut self) {
-        let Config { limits, store, query, .. } = self.config;
+        let Config { limits, store, query, stream, .. } = self.config;
         let payload = limits.payload_bytes_max;
         if payload.bytes() == 0 || payload > PAYLOAD_MAX {
             let message = format!("expected 1B to {PAYLOAD_MAX}, came {payload}");
             self.refuse(&KeyPath::of(["limits", "payload_bytes_max"]), message);
         }
-        for (keys, size) in
-            [(["store", "head_bytes_max"], store.head_bytes_max), (["query", "memory_max"], query.memory_max)]
-        {
+        for (keys, size) in [
+            (["store", "head_bytes_max"], store.head_bytes_max),
+            (["query", "memory_max"], query.memory_max),
+            (["stream", "state_max"], stream.state_max),
+        ] {
             if size < MEMORY_MIN {
                 self.refuse(&KeyPath::of(keys), format!("expected at least {MEMORY_MIN}, came {size}"));
             }

@@ -46,6 +46,7 @@ impl Default for Store {
             url: "./data".to_owned(),
             commit_interval: Span::from_secs(2),
             head_bytes_max: Size::from_mib(512),
+            durable: true,
             options: Properties::default(),
         }
     }
@@ -56,6 +57,7 @@ impl Default for Stream {
         Stream {
             views: String::new(),
             lateness: Span::from_secs(10),
+            state_max: Size::from_mib(512),
             idle_timeout: Span::from_secs(30),
             evaluation_interval: Span::from_secs(10),
         }
@@ -98,7 +100,7 @@ impl Default for Topics {
             partitions: 1,
             replication: 1,
             create: true,
-            flush_interval: Span::from_millis(200),
+            flush_interval: Span::from_millis(20),
         }
     }
 }

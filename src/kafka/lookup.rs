@@ -65,6 +65,19 @@ pub(super) fn committed(
     Ok(committed)
 }
 
+/// Returns the id of a topic as in [`Assigned::topic_id`]; none where there is no such topic.
+pub(super) fn topic_id(consumer: &BaseConsumer<MemberContext>, topic: &str) -> Result<Option<String>, KafkaError> {
+    match topic_ids(consumer, &[topic]) {
+        Ok(ids) => Ok(Some(ids.get(topic).cloned().unwrap_or_else(|| topic.to_owned()))),
+        Err(KafkaError::Request { source: Rd::MetadataFetch(code), .. })
+            if matches!(code, Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownTopicId) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// Returns the id of each topic, spelled as Kafka's own tools do (URL-safe base64 of the UUID). A topic without one, on
 /// a broker from before ids, goes by its name. A question without an answer is an error and not "no id": the id is
 /// part of what an offset is kept under, so that a guess would read the topic twice.

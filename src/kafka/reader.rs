@@ -174,7 +174,15 @@ impl Reader {
         if !batch.is_empty() {
             self.send(SourceEvent::Batch(batch))?;
         }
-        notices.into_iter().try_for_each(|notice| self.tell_notice(&notice))?;
+        let mut told: Vec<(usize, i32)> = Vec::new();
+        for notice in notices {
+            // One a partition: what follows it is of a position that the first has changed.
+            let of = (notice.topic_key(), notice.partition());
+            if !told.contains(&of) {
+                told.push(of);
+                self.tell_notice(&notice)?;
+            }
+        }
         // More is waiting after a full batch, so no end can be reached.
         if is_full { Ok(()) } else { self.tell_ends() }
     }
@@ -210,7 +218,7 @@ impl Reader {
             let Some(position) = self.slot(&partition).and_then(Option::as_mut) else { continue };
             if at.position >= at.high.max(position.high) {
                 position.is_at_end = true;
-                self.send(SourceEvent::Eof(partition))?;
+                self.send(SourceEvent::Eof { partition, position: at.position })?;
             }
         }
         Ok(())
@@ -316,9 +324,8 @@ impl Reader {
                     Err(_) => KafkaError::Fetch { topic, partition, offset, reason },
                 }
             }
-            Code::AutoOffsetReset | Code::BadMessage | Code::BadCompression | Code::MessageSizeTooLarge => {
-                KafkaError::Fetch { topic, partition, offset, reason }
-            }
+            Code::BadMessage | Code::BadCompression => return self.pass_over(&at, offset, reason),
+            Code::AutoOffsetReset | Code::MessageSizeTooLarge => KafkaError::Fetch { topic, partition, offset, reason },
             code if is_denial(code) => KafkaError::Denied { reason, hint: hint(code) },
             Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition | Code::UnknownTopicId => {
                 return self.tell_missing(format!("{at}: {reason}"));
@@ -330,6 +337,26 @@ impl Reader {
         };
         self.block(&at);
         self.fail(error)
+    }
+
+    /// Goes on behind a record that cannot be unpacked, one offset at a time: where the batch ends that holds it is not
+    /// known, and nothing readable may be missed.
+    fn pass_over(&mut self, at: &Partition, of_batch: i64, reason: String) -> Going {
+        let Some(Some(position)) = self.slot(at) else { return Ok(()) };
+        if position.next == NEVER {
+            return Ok(());
+        }
+        let offset = position.next.max(of_batch);
+        *position = Position { next: offset + 1, is_at_end: false, is_displaced: false, ..*position };
+        // What was fetched before the seek is thrown away by it, so that no failure counts twice.
+        let sought = self.member.consumer.seek(&at.topic, at.partition, Offset::Offset(offset + 1), RETRY);
+        if let Err(source) = sought {
+            self.block(at);
+            let operation = format!("go on behind offset {offset} of {at}");
+            return self.fail(KafkaError::Request { operation, source });
+        }
+        warn!(partition = %at, offset, reason, "a record cannot be unpacked and is passed over");
+        self.send(SourceEvent::Unreadable { partition: at.clone(), offset, reason })
     }
 
     /// Tells what librdkafka reported about the client as a whole.
@@ -364,6 +391,10 @@ impl Reader {
     }
 
     fn tell_missing(&mut self, message: String) -> Going {
+        // librdkafka says so ten times a second.
+        if !self.told.insert(message.clone()) {
+            return Ok(());
+        }
         warn!(message, "a kafka topic is missing");
         self.send(SourceEvent::Missing { message })
     }

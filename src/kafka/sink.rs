@@ -33,6 +33,8 @@ pub struct Outgoing {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Offset {
     pub topic: String,
+    /// Of the topic as it was when the offset was read, as [`Assigned::topic_id`](super::source::Assigned).
+    pub topic_id: String,
     pub partition: i32,
     /// The next offset to read.
     pub next: i64,

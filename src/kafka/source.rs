@@ -68,12 +68,17 @@ pub enum SourceEvent {
     /// [`BEGINNING`].
     Assigned { partitions: Vec<Assigned>, start: Reply<Vec<i64>> },
     /// Partitions to give up. Every batch with messages of theirs came before; answer when those are dealt with.
-    Revoked { partitions: Vec<Partition>, done: Reply<()> },
+    ///
+    /// `lost` says that the group went on without us: what was in hand cannot be committed under its name any more.
+    Revoked { partitions: Vec<Partition>, lost: bool, done: Reply<()> },
     /// At least one message.
     Batch(Batch),
     /// Everything that was in the partition has been handed over. Comes again each time the end is caught up with;
     /// an open transaction in the log puts it off.
-    Eof(Partition),
+    /// The position is the end of the log, past markers of transactions, which are no records.
+    Eof { partition: Partition, position: i64 },
+    /// A record that cannot be had: its batch does not unpack, or is damaged. It is passed over.
+    Unreadable { partition: Partition, offset: i64, reason: String },
     /// A topic that does not exist, or not any more. Reading begins by itself when it does.
     Missing { message: String },
     /// No broker answers. Reading goes on by itself when one does.
@@ -156,6 +161,17 @@ impl Source {
         Ok(metadata.topics().iter().filter(|found| found.name() == topic).map(|found| found.partitions().len()).sum())
     }
 
+    /// Tells whether a partition holds nothing from `position` on. Asks the broker: no answer within `timeout` is a no.
+    pub fn ends_at(&self, partition: &Partition, position: i64, timeout: Duration) -> bool {
+        let ends = self.member.consumer.fetch_watermarks(&partition.topic, partition.partition, timeout);
+        ends.is_ok_and(|(_, high)| high <= position)
+    }
+
+    /// Tells whether a broker answers within `timeout`.
+    pub fn answers(&self, topic: &str, timeout: Duration) -> bool {
+        self.member.consumer.fetch_metadata(Some(topic), timeout).is_ok()
+    }
+
     /// Leaves the group and ends the thread. Nothing is asked or sent any more, so the receiver should have dealt with
     /// what it has; batches still held stay readable.
     pub fn stop(mut self) {
@@ -187,6 +203,20 @@ impl GroupHandle {
     /// the last join is not fenced off by the broker.
     pub(super) fn metadata(&self) -> Option<ConsumerGroupMetadata> {
         self.0.consumer.group_metadata()
+    }
+
+    /// Returns the topics among these offsets that are gone: deleted, or deleted and made again. Asks the broker.
+    pub fn gone(&self, offsets: &[Offset]) -> Result<Vec<String>, KafkaError> {
+        let mut topics: Vec<(&str, &str)> = offsets.iter().map(|o| (o.topic.as_str(), o.topic_id.as_str())).collect();
+        topics.sort_unstable();
+        topics.dedup();
+        let mut gone = Vec::new();
+        for (topic, id) in topics {
+            if lookup::topic_id(&self.0.consumer, topic)?.is_none_or(|now| now != id) {
+                gone.push(topic.to_owned());
+            }
+        }
+        Ok(gone)
     }
 
     /// Tells whether the group's committed offsets are exactly these, with their metadata. Asks the broker.

@@ -48,7 +48,7 @@ impl Seen {
                 self.assigned.extend(partitions.into_iter().map(|p| ((p.topic.to_string(), p.partition), p)));
                 start.send(answer);
             }
-            SourceEvent::Revoked { partitions, done } => {
+            SourceEvent::Revoked { partitions, done, .. } => {
                 for partition in partitions {
                     let place = place(&partition);
                     self.assigned.remove(&place);
@@ -64,7 +64,7 @@ impl Seen {
                     self.offsets.entry(place).or_default().push(message.offset());
                 }
             }
-            SourceEvent::Eof(partition) => {
+            SourceEvent::Eof { partition, .. } => {
                 self.eofs.insert(place(&partition));
             }
             SourceEvent::Down { message } => {
@@ -73,6 +73,9 @@ impl Seen {
             }
             SourceEvent::Up => self.ups += 1,
             SourceEvent::Missing { message } => self.missing.push(message),
+            SourceEvent::Unreadable { partition, offset, .. } => {
+                panic!("{partition} has no record that does not unpack, got {offset}")
+            }
             SourceEvent::Failed(error) => self.failures.push(error),
         }
     }
@@ -407,7 +410,8 @@ fn what_the_sink_commits_can_be_read() {
     let mut seen = Seen::default();
     seen.until(&events, |seen| seen.total() == 3);
     let mut sink = Sink::open(&settings, DEADLINE).unwrap();
-    let offsets = [Offset { topic: "in".into(), partition: 0, next: 3, metadata: "w=17".into() }];
+    let offsets =
+        [Offset { topic: "in".into(), topic_id: String::new(), partition: 0, next: 3, metadata: "w=17".into() }];
     let mut records: Vec<Outgoing> = (0..100).map(outgoing).collect();
     records.push(Outgoing { key: b"gone".to_vec(), payload: None, headers: vec![], ..outgoing(0) });
     records.push(Outgoing { key: vec![], ..outgoing(101) });
@@ -435,7 +439,8 @@ fn a_commit_does_not_wait_for_a_poll_interval() {
     let mut seen = Seen::default();
     seen.until(&events, |seen| seen.total() == 1);
     let mut sink = Sink::open(&settings, DEADLINE).unwrap();
-    let offsets = [Offset { topic: "in".into(), partition: 0, next: 1, metadata: String::new() }];
+    let offsets =
+        [Offset { topic: "in".into(), topic_id: String::new(), partition: 0, next: 1, metadata: String::new() }];
     let group = source.group();
     let mut took: Vec<Duration> = (0..50)
         .map(|n| {
@@ -461,7 +466,8 @@ fn a_failed_commit_says_what_to_do_and_the_next_one_works() {
     let mut seen = Seen::default();
     seen.until(&events, |seen| !seen.assigned.is_empty());
     let mut sink = Sink::open(&settings, DEADLINE).unwrap();
-    let offsets = [Offset { topic: "in".into(), partition: 0, next: 0, metadata: String::new() }];
+    let offsets =
+        [Offset { topic: "in".into(), topic_id: String::new(), partition: 0, next: 0, metadata: String::new() }];
     let group = source.group();
 
     broker.fail_next(Request::TxnOffsetCommit, &[E::RD_KAFKA_RESP_ERR_ILLEGAL_GENERATION]).unwrap();

@@ -27,7 +27,7 @@ pub enum Reason {
     TimeRange,
     /// A name, label, payload or nesting over its limit.
     TooLarge,
-    /// Bytes that are not UTF-8 where text must stand.
+    /// Bytes that are not UTF-8 where text must stand, or that do not unpack.
     Encoding,
     /// The limit on the number of series is reached.
     Cardinality,

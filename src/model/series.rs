@@ -6,7 +6,8 @@ use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
-/// The name of a series across instances and restarts: a 64-bit hash of its name and sorted labels, stored as `long`.
+/// The name of a series across instances and restarts: a 64-bit hash of its name, sorted labels, kind and unit, stored as
+/// `long`. Kelvins and degrees Celsius of one name are two series: what does not add up must not be mixed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SeriesId(pub i64);
 
@@ -79,7 +80,7 @@ pub enum InternError {
     Collision { other: String },
 }
 
-/// Gives every distinct (name, labels) one dense number, and keeps what it stands for.
+/// Gives every distinct (name, labels, kind, unit) one dense number, and keeps what it stands for.
 ///
 /// Two lookups: by the descriptor itself, and by a decoder's *memo*, a 128-bit hash of the raw bytes that spelled the
 /// series, which spares parsing and sorting the labels of a record whose spelling was seen before.
@@ -88,6 +89,8 @@ pub struct Interner {
     series: Vec<Arc<Series>>,
     by_id: HashMap<SeriesId, SeriesRef>,
     memo: HashMap<u128, SeriesRef>,
+    /// Spellings remembered since the last [`Interner::mark`].
+    fresh: Vec<u128>,
     series_max: usize,
 }
 
@@ -97,7 +100,7 @@ impl Interner {
     const SPELLINGS_PER_SERIES_MAX: usize = 4;
 
     pub fn new(series_max: usize) -> Self {
-        Interner { series: Vec::new(), by_id: HashMap::new(), memo: HashMap::new(), series_max }
+        Interner { series: Vec::new(), by_id: HashMap::new(), memo: HashMap::new(), fresh: Vec::new(), series_max }
     }
 
     pub fn len(&self) -> usize {
@@ -147,6 +150,25 @@ impl Interner {
             self.memo.clear();
         }
         self.memo.insert(spelling, series);
+        self.fresh.push(spelling);
+    }
+
+    /// Returns how many series there are, to go back to with [`Interner::rewind`].
+    pub fn mark(&mut self) -> usize {
+        self.fresh.clear();
+        self.series.len()
+    }
+
+    /// Forgets the series that came since the mark: a record that is refused brings none.
+    pub fn rewind(&mut self, mark: usize) {
+        for series in self.series.drain(mark..) {
+            self.by_id.remove(&series.id);
+        }
+        for spelling in self.fresh.drain(..) {
+            if self.memo.get(&spelling).is_some_and(|series| series.0 as usize >= mark) {
+                self.memo.remove(&spelling);
+            }
+        }
     }
 
     /// Returns the number of the series described, giving it the next one where it is new.
@@ -154,7 +176,9 @@ impl Interner {
         let series = build(descriptor)?;
         if let Some(&known) = self.by_id.get(&series.id) {
             let other = &self.series[known.0 as usize];
-            if other.name != series.name || other.labels != series.labels {
+            if (&other.name, &other.labels, other.kind, &other.unit)
+                != (&series.name, &series.labels, series.kind, &series.unit)
+            {
                 return Err(InternError::Collision { other: other.name.to_string() });
             }
             return Ok(known);
@@ -195,7 +219,7 @@ fn build(descriptor: &mut Descriptor<'_>) -> Result<Series, InternError> {
         return Err(InternError::DuplicateLabel { name: pair[0].0.to_owned() });
     }
     Ok(Series {
-        id: id_of(descriptor.name, &descriptor.labels),
+        id: id_of(descriptor),
         name: descriptor.name.into(),
         labels: descriptor.labels.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect(),
         kind: descriptor.kind,
@@ -203,8 +227,9 @@ fn build(descriptor: &mut Descriptor<'_>) -> Result<Series, InternError> {
     })
 }
 
-/// Returns the id of a series: XXH3-64 over its name and sorted labels, every part preceded by its length.
-fn id_of(name: &str, sorted_labels: &[(&str, &str)]) -> SeriesId {
+/// Returns the id of a series: XXH3-64 over its name and sorted labels, every part preceded by its length, and over its
+/// kind and unit where they are said.
+fn id_of(Descriptor { name, labels: sorted_labels, kind, unit }: &Descriptor<'_>) -> SeriesId {
     let mut hash = Xxh3::new();
     let mut part = |text: &str| {
         hash.update(&(text.len() as u64).to_le_bytes());
@@ -214,6 +239,10 @@ fn id_of(name: &str, sorted_labels: &[(&str, &str)]) -> SeriesId {
     for (label, value) in sorted_labels {
         part(label);
         part(value);
+    }
+    if (*kind, *unit) != (Kind::default(), "") {
+        part(kind.as_str());
+        part(unit);
     }
     SeriesId(hash.digest() as i64)
 }
@@ -237,11 +266,35 @@ mod tests {
     }
 
     #[test]
+    fn another_unit_is_another_series() {
+        let mut interner = Interner::new(10);
+        let of = |unit| Descriptor { unit, ..describe("temperature", &[]) };
+        let kelvin = interner.intern(&mut of("kelvin")).unwrap();
+        assert_ne!(interner.intern(&mut of("celsius")).unwrap(), kelvin);
+        assert_eq!(interner.intern(&mut of("kelvin")).unwrap(), kelvin);
+    }
+
+    #[test]
     fn a_full_interner_refuses_new_series_and_keeps_the_old() {
         let mut interner = Interner::new(1);
         let first = interner.intern(&mut describe("m", &[])).unwrap();
         assert_eq!(interner.intern(&mut describe("n", &[])), Err(InternError::Full { max: 1 }));
         assert_eq!(interner.intern(&mut describe("m", &[])), Ok(first));
+    }
+
+    #[test]
+    fn a_refused_record_leaves_no_series() {
+        let mut interner = Interner::new(2);
+        let kept = interner.intern(&mut describe("a", &[])).unwrap();
+        interner.remember(1, kept);
+        let mark = interner.mark();
+        let gone = interner.intern(&mut describe("b", &[])).unwrap();
+        interner.remember(2, gone);
+        interner.remember(3, kept);
+        interner.rewind(mark);
+        assert_eq!((interner.len(), interner.recall(1), interner.recall(2)), (1, Some(kept), None));
+        assert_eq!(interner.recall(3), Some(kept), "another spelling of a series that stays");
+        assert_eq!(interner.intern(&mut describe("c", &[])), Ok(gone), "its number is free again");
     }
 
     #[test]

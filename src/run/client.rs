@@ -9,10 +9,18 @@ use url::Url;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Gets a path of the service at `base`.
+pub fn get(base: &Url, path: &str) -> Result<Vec<u8>> {
+    ask(base, &format!("GET {path}"), "")
+}
+
 /// Posts a statement to `/sql` of the service at `base` and returns the body of the answer.
-///
-/// HTTP/1.0, so that the body ends where the connection does.
 pub fn post_sql(base: &Url, format: &str, sql: &str) -> Result<Vec<u8>> {
+    ask(base, &format!("POST /sql?format={format}"), sql)
+}
+
+/// HTTP/1.0, so that the body ends where the connection does.
+fn ask(base: &Url, request: &str, body: &str) -> Result<Vec<u8>> {
     anyhow::ensure!(base.scheme() == "http", "expected an http:// URL, got {base}");
     let host = base.host_str().context("the URL names no host")?;
     let port = base.port_or_known_default().context("the URL names no port")?;
@@ -21,9 +29,9 @@ pub fn post_sql(base: &Url, format: &str, sql: &str) -> Result<Vec<u8>> {
     let mut stream = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT).with_context(unreachable)?;
     write!(
         stream,
-        "POST /sql?format={format} HTTP/1.0\r\nHost: {host}:{port}\r\nContent-Type: text/plain\r\n\
-         Content-Length: {}\r\n\r\n{sql}",
-        sql.len()
+        "{request} HTTP/1.0\r\nHost: {host}:{port}\r\nContent-Type: text/plain\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
     )?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).context("the answer was cut off")?;

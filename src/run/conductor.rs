@@ -16,11 +16,11 @@ use super::clock;
 use super::core::{Core, LOOP_APP, VIEW_APP};
 use super::latest;
 use super::outlet::{Flush, Landed, Outlet};
-use super::partition::{DoneBefore, Emitted};
-use super::service::{self, Obstacles, OnTick};
+use super::partition::{DoneBefore, Emitted, StoredAs};
+use super::service::{self, Board, Obstacles, OnTick};
 use super::settings::Settings;
 use crate::kafka::sink::Offset;
-use crate::kafka::source::{Assigned, BEGINNING, Source, SourceEvent};
+use crate::kafka::source::{Assigned, BEGINNING, Partition, Source, SourceEvent};
 use crate::model::time::EventTime;
 use crate::store::{Store, columns};
 use crate::stream::watermark::PartitionKey;
@@ -35,6 +35,8 @@ const SAVE_INTERVAL: Duration = Duration::from_secs(30);
 const GAUGES_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a question to the broker may hold up the thread.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a broker may take to answer while nothing else is to be done.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 /// Effects that may wait while their sink is away, before records are made to wait too.
 const OUTBOX_MAX: usize = 200_000;
 /// How long a shutdown or a rebalance waits for the last flush.
@@ -46,6 +48,7 @@ pub struct Parts {
     pub store: Arc<Store>,
     pub telemetry: Telemetry,
     pub obstacles: Obstacles,
+    pub board: Board,
     pub source: Source,
     pub runtime: Handle,
     pub on_tick: OnTick,
@@ -59,8 +62,9 @@ struct Conductor {
     begun: bool,
     /// How many partitions the inputs have; none until the broker told.
     partitions_total: Option<usize>,
-    /// How far the effects of partitions were handed over that this process once held.
-    handed: BTreeMap<PartitionKey, i64>,
+    /// How far the effects of partitions were handed over that this process once held, by their names in the store: a
+    /// topic made again has others.
+    handed: BTreeMap<String, i64>,
     /// When each partition was last caught up with; a record takes it out.
     caught_up: BTreeMap<PartitionKey, Instant>,
     flushed_at: Instant,
@@ -71,6 +75,8 @@ struct Conductor {
     /// The loop's memory as of the flush on its way, to be saved once that has landed.
     memory: Option<(EventTime, String)>,
     gauges_at: Instant,
+    /// Whether a broker answered when last asked.
+    broker_answers: bool,
 }
 
 /// Runs the core until told to stop, then commits what is in hand.
@@ -98,6 +104,7 @@ pub fn conduct(parts: Parts, events: Receiver<SourceEvent>, stop: Arc<AtomicBool
         saved: None,
         memory: None,
         gauges_at: now,
+        broker_answers: true,
     };
     while !stop.load(Ordering::SeqCst) {
         conductor.turn(&events)?;
@@ -189,13 +196,14 @@ impl Conductor {
                 start.send(offsets);
                 self.count_partitions();
             }
-            SourceEvent::Revoked { partitions, done } => {
-                self.commit_all()?;
+            SourceEvent::Revoked { partitions, lost, done } => {
+                // What the group took away cannot be committed under our name; the answer must not wait for it.
+                self.commit_all(if lost { Duration::ZERO } else { LAST_FLUSH })?;
                 for partition in partitions {
                     let key = (partition.topic.clone(), partition.partition);
                     let at = self.parts.core.partitions.find(&key.0, key.1);
-                    if let Some(next) = at.and_then(|at| self.parts.core.partitions.get(at)).map(|held| held.next) {
-                        self.handed.insert(key.clone(), next);
+                    if let Some(held) = at.and_then(|at| self.parts.core.partitions.get(at)) {
+                        self.handed.insert(held.app.clone(), held.next);
                     }
                     self.parts.core.revoke(&key);
                     self.caught_up.remove(&key);
@@ -204,8 +212,16 @@ impl Conductor {
                 done.send(());
                 self.count_partitions();
             }
-            SourceEvent::Eof(partition) => {
-                self.caught_up.entry((partition.topic, partition.partition)).or_insert_with(Instant::now);
+            SourceEvent::Eof { partition, position } => {
+                let key = (partition.topic, partition.partition);
+                self.parts.core.skip_to(&key, position)?;
+                self.moved = true;
+                self.caught_up.entry(key).or_insert_with(Instant::now);
+            }
+            SourceEvent::Unreadable { partition, offset, reason } => {
+                let key = (partition.topic, partition.partition);
+                self.parts.core.pass_over(&key, offset, reason, clock::now())?;
+                self.moved = true;
             }
             SourceEvent::Missing { message } => {
                 warn!(message, "an input topic is missing");
@@ -214,10 +230,12 @@ impl Conductor {
                 self.parts.telemetry.broker.set_up(false);
                 warn!(message, "no broker answers");
                 self.parts.obstacles.set("broker", message);
+                self.wake();
             }
             SourceEvent::Up => {
                 self.parts.telemetry.broker.set_up(true);
                 self.parts.obstacles.clear("broker");
+                self.wake();
             }
             SourceEvent::Failed(error) => return Err(error.into()),
         }
@@ -236,11 +254,16 @@ impl Conductor {
         let mut emitted = EventTime::MIN;
         for partition in partitions {
             let app = format!("{cluster}/{}/{}", partition.topic_id, partition.partition);
-            let (start, done_before) = self.position(partition, &app)?;
+            let emitted_for = Emitted::parse(&partition.metadata);
+            // An offset of a topic that was deleted says nothing about one made again under its name.
+            let same = emitted_for.as_ref().is_none_or(|e| e.topic_id.is_empty() || e.topic_id == partition.topic_id);
+            let effects = partition.committed.filter(|_| same);
+            let (start, done_before) = self.position(partition, &app, effects)?;
             let key: PartitionKey = (partition.topic.clone(), partition.partition);
-            self.parts.core.assign(key, app, start, done_before)?;
+            let name = StoredAs { app, topic_id: partition.topic_id.clone() };
+            self.parts.core.assign(key, name, start, done_before)?;
             starts.push(start);
-            emitted = Emitted::parse(&partition.metadata).map_or(emitted, |e| emitted.max(e.through()));
+            emitted = emitted_for.map_or(emitted, |e| emitted.max(e.through()));
         }
         self.parts.telemetry.broker.set_up(true);
         // Every share may carry the newest word on what was emitted.
@@ -253,13 +276,12 @@ impl Conductor {
         Ok(starts)
     }
 
-    fn position(&self, partition: &Assigned, app: &str) -> Result<(i64, DoneBefore)> {
+    fn position(&self, partition: &Assigned, app: &str, effects: Option<i64>) -> Result<(i64, DoneBefore)> {
         let table = self.parts.core.table_of(&partition.topic)?;
         let stored_in = |table: &str| self.parts.runtime.block_on(self.parts.store.position(table, app));
         let stored = stored_in(table)?;
         let (rejected, late) = (stored_in("rejected")?, stored_in("late")?);
-        let effects = partition.committed;
-        let handed = self.handed.get(&(partition.topic.clone(), partition.partition)).copied();
+        let handed = self.handed.get(app).copied();
         let low = partition.low;
         if let Some(stored) = stored.filter(|&stored| stored < low) {
             anyhow::bail!(
@@ -268,6 +290,10 @@ impl Conductor {
                 partition.topic,
                 partition.partition
             );
+        }
+        if let Some(effects) = effects.filter(|&effects| effects < low) {
+            let (topic, number) = (&*partition.topic, partition.partition);
+            warn!(topic, partition = number, from = effects, to = low, "dead letters of deleted records are not sent");
         }
         let start = stored.unwrap_or(BEGINNING).min(effects.unwrap_or(BEGINNING)).max(low);
         let done_before = DoneBefore {
@@ -282,14 +308,47 @@ impl Conductor {
 
     fn set_idle(&mut self) {
         let timeout = self.parts.settings.idle_timeout;
-        let idle: Vec<PartitionKey> = self
+        let ripe: Vec<PartitionKey> = self
             .caught_up
             .iter()
             .filter(|(_, since)| since.elapsed() >= timeout)
             .map(|(partition, _)| partition.clone())
             .collect();
-        for partition in idle {
-            self.parts.core.set_idle(&partition);
+        for key in ripe {
+            let Some(at) = self.parts.core.partitions.find(&key.0, key.1) else { continue };
+            let next = self.parts.core.partitions.get(at).map_or(0, |partition| partition.next);
+            if self.parts.core.is_idle(&key) {
+                continue;
+            }
+            // Silence may be that of a broker which hangs: that nothing is there has to be said now.
+            let partition = Partition { topic: key.0.clone(), partition: key.1 };
+            if self.parts.source.ends_at(&partition, next, PROBE_TIMEOUT) {
+                self.parts.core.set_idle(&key);
+            } else {
+                self.caught_up.insert(key, Instant::now());
+            }
+        }
+    }
+
+    /// Takes every partition for awake: what waits behind a broker that was away is not known.
+    fn wake(&mut self) {
+        self.caught_up.values_mut().for_each(|since| *since = Instant::now());
+        self.parts.core.wake();
+    }
+
+    /// While partitions stand aside, sees that a broker is there: one that hangs says nothing for a minute.
+    fn probe(&mut self) {
+        if !self.parts.core.any_idle() {
+            return;
+        }
+        let topic = self.parts.settings.inputs.first().map_or("", |input| &input.topic);
+        let answers = self.parts.source.answers(topic, PROBE_TIMEOUT);
+        if !answers && self.broker_answers {
+            warn!("the broker does not answer; partitions no longer count as idle");
+        }
+        self.broker_answers = answers;
+        if !answers {
+            self.wake();
         }
     }
 
@@ -316,17 +375,17 @@ impl Conductor {
     fn flush(&mut self) -> Result<()> {
         let core = &mut self.parts.core;
         let through = core.closed_loop.tick();
-        let emitted =
-            Emitted { through_micros: through.unwrap_or(EventTime::MIN).max(core.emitted_before).as_micros() };
+        let through_micros = through.unwrap_or(EventTime::MIN).max(core.emitted_before).as_micros();
         let offsets: Vec<Offset> = core
             .partitions
             .iter()
             .map(|partition| Offset {
                 topic: partition.key.0.to_string(),
+                topic_id: partition.topic_id.clone(),
                 partition: partition.key.1,
                 // What was emitted once stays emitted, however far back the store made us start.
                 next: partition.next.max(partition.done_before.effects),
-                metadata: emitted.to_metadata(),
+                metadata: Emitted { through_micros, topic_id: partition.topic_id.clone() }.to_metadata(),
             })
             .filter(|offset| offset.next >= 0)
             .collect();
@@ -336,8 +395,8 @@ impl Conductor {
             self.memory = core.closed_loop.save()?.map(|text| (tick, text));
             (self.saved_at, self.saved) = (Instant::now(), Some(tick));
             // Views that had nothing to emit move on too: a restart need not look for their windows in old rows.
-            for (view, closed, _) in core.engine.progress().filter(|(_, closed, _)| *closed > EventTime::MIN) {
-                self.parts.store.append(view, None, &[(VIEW_APP, closed.as_micros())])?;
+            for at in core.engine.progress().filter(|at| at.closed_through > EventTime::MIN) {
+                self.parts.store.append(at.view, None, &[(VIEW_APP, at.closed_through.as_micros())])?;
             }
         }
         self.outlet.send(Flush { records: core.take_outbox(), offsets, through })?;
@@ -362,11 +421,13 @@ impl Conductor {
     }
 
     /// Brings everything in hand to rest: effects into Kafka, rows into the store.
-    fn commit_all(&mut self) -> Result<()> {
-        self.settle(LAST_FLUSH)?;
-        if self.begun && !self.outlet.in_flight {
+    ///
+    /// Waits up to `patience` for Kafka.
+    fn commit_all(&mut self, patience: Duration) -> Result<()> {
+        self.settle(patience)?;
+        if self.begun && !self.outlet.in_flight && !patience.is_zero() {
             self.flush()?;
-            self.settle(LAST_FLUSH)?;
+            self.settle(patience)?;
         }
         if self.outlet.in_flight {
             warn!("the last effects have not landed; they will be emitted after the next start");
@@ -386,7 +447,7 @@ impl Conductor {
 
     fn finish(mut self) -> Result<()> {
         self.saved_at = self.saved_at.checked_sub(SAVE_INTERVAL).unwrap_or(self.saved_at);
-        let done = self.commit_all();
+        let done = self.commit_all(LAST_FLUSH);
         drop(self.outlet);
         self.parts.source.stop();
         done
@@ -397,6 +458,7 @@ impl Conductor {
             return;
         }
         self.gauges_at = Instant::now();
+        self.probe();
         if self.begun && self.partitions_total.is_none() {
             self.count_partitions();
         }
@@ -405,11 +467,13 @@ impl Conductor {
             telemetry.broker.set_lag(&partition.topic, partition.partition, lag.max(0) as u64);
         }
         let now = clock::now();
-        for (view, through, _) in self.parts.core.engine.progress() {
-            if through > EventTime::MIN {
-                telemetry.views.set_watermark_delay(view, now.since(through));
+        for at in self.parts.core.engine.progress() {
+            if at.closed_through > EventTime::MIN {
+                telemetry.views.set_watermark_delay(at.view, now.since(at.closed_through));
             }
+            telemetry.views.set_state(at.view, at.bytes as u64, at.counts.refused);
         }
+        self.parts.board.set(self.parts.core.engine.explain());
         telemetry.store.set_head(self.parts.store.head_rows(), self.parts.store.head_bytes());
     }
 }

@@ -12,10 +12,10 @@ use tracing::debug;
 
 use super::closed_loop::{ClosedLoop, Tick};
 use super::effects::{self, Topics};
-use super::partition::{DoneBefore, Partition, Partitions};
+use super::incoming::{Incoming, Unreadable};
+use super::partition::{DoneBefore, Partition, Partitions, StoredAs};
 use super::rows;
 use crate::ingest::{Bounds, Decoder, Feeds, Format, Record};
-use crate::kafka::batch::Message;
 use crate::kafka::sink::Outgoing;
 use crate::model::batch::Decoded;
 use crate::model::reject::{Provenance, Reason, Reject, Rejected};
@@ -40,49 +40,6 @@ pub struct Input {
     pub topic: String,
     pub format: Format,
     pub dead_letter_topic: String,
-}
-
-/// A record as it arrives: from Kafka, or from memory where the path is measured or simulated without it.
-pub trait Incoming {
-    fn topic(&self) -> &Arc<str>;
-    fn partition(&self) -> i32;
-    fn offset(&self) -> i64;
-    /// Milliseconds since the epoch, as the producer or the broker set it.
-    fn timestamp_ms(&self) -> Option<i64>;
-    fn key(&self) -> Option<&[u8]>;
-    /// None is a tombstone.
-    fn value(&self) -> Option<&[u8]>;
-    fn headers(&self) -> Vec<(&str, Option<&[u8]>)>;
-}
-
-impl Incoming for Message<'_> {
-    fn topic(&self) -> &Arc<str> {
-        Message::topic(self)
-    }
-
-    fn partition(&self) -> i32 {
-        Message::partition(self)
-    }
-
-    fn offset(&self) -> i64 {
-        Message::offset(self)
-    }
-
-    fn timestamp_ms(&self) -> Option<i64> {
-        Message::timestamp_ms(self)
-    }
-
-    fn key(&self) -> Option<&[u8]> {
-        Message::key(self)
-    }
-
-    fn value(&self) -> Option<&[u8]> {
-        Message::value(self)
-    }
-
-    fn headers(&self) -> Vec<(&str, Option<&[u8]>)> {
-        Message::headers(self)
-    }
 }
 
 /// Where the records of one batch ended up, record by record.
@@ -118,6 +75,8 @@ pub struct Core {
     traces: Vec<Trace>,
     late: Vec<Late>,
     view_topics: Vec<(Arc<str>, String)>,
+    /// Of each view, the topic of its late rows.
+    late_topics: Vec<Option<String>>,
 }
 
 /// What a core is made of.
@@ -137,6 +96,7 @@ impl Core {
         let Parts { inputs, decoders, interner, engine, closed_loop, store, topics, telemetry } = parts;
         let view_topics =
             engine.views().filter_map(|(view, _)| Some((view.name.clone(), view.topic.clone()?))).collect();
+        let late_topics = engine.views().map(|(view, _)| view.late_topic.clone()).collect();
         Core {
             inputs,
             decoders,
@@ -157,15 +117,17 @@ impl Core {
             traces: Vec::new(),
             late: Vec::new(),
             view_topics,
+            late_topics,
         }
     }
 
     /// Begins with a partition: its records hold the clock of its source from now on.
-    pub fn assign(&mut self, key: PartitionKey, app: String, start: i64, done_before: DoneBefore) -> Result<()> {
+    pub fn assign(&mut self, key: PartitionKey, name: StoredAs, start: i64, done_before: DoneBefore) -> Result<()> {
         let input = self.inputs.iter().position(|input| *input.topic == *key.0);
         let input = input.with_context(|| format!("topic {} was assigned but is no input", key.0))?;
         self.engine.clock(source_of(self.inputs[input].format)).add(key.clone());
-        self.partitions.insert(Partition { key, input, app, done_before, next: start, newest: None });
+        let StoredAs { app, topic_id } = name;
+        self.partitions.insert(Partition { key, input, app, topic_id, done_before, next: start, newest: None });
         Ok(())
     }
 
@@ -184,6 +146,31 @@ impl Core {
         })
     }
 
+    /// Moves a partition's position past what is no record: markers of transactions. The store too must know, else they
+    /// would look like records that were deleted unread.
+    pub fn skip_to(&mut self, key: &PartitionKey, position: i64) -> Result<()> {
+        let table = self.table_of(&key.0)?;
+        let partition = self.partitions.find(&key.0, key.1).and_then(|at| self.partitions.get_mut(at));
+        if let Some(partition) = partition.filter(|partition| partition.next < position) {
+            partition.next = position;
+            if position > partition.done_before.stored {
+                self.store.append(table, None, &[(&partition.app, position)])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes note of a record that cannot be had: a dead letter without its bytes.
+    pub fn pass_over(&mut self, key: &PartitionKey, offset: i64, reason: String, now: EventTime) -> Result<()> {
+        let Some(at) = self.partitions.find(&key.0, key.1) else { return Ok(()) };
+        if let Some(partition) = self.partitions.get_mut(at) {
+            partition.next = offset + 1;
+        }
+        self.reject(at, &Unreadable { at: key, offset }, now, Reject::new(Reason::Encoding, reason));
+        self.traces.push(Trace { samples: 0, events: 0, partition: at, offset });
+        self.hand_over()
+    }
+
     /// Lets a partition that is read to its end and silent step aside.
     pub fn set_idle(&mut self, key: &PartitionKey) {
         if let Some(at) = self.partitions.find(&key.0, key.1)
@@ -192,6 +179,21 @@ impl Core {
             let source = source_of(self.inputs[partition.input].format);
             self.engine.clock(source).set_idle(key);
         }
+    }
+
+    /// Tells whether a partition stands aside.
+    pub fn is_idle(&self, key: &PartitionKey) -> bool {
+        self.engine.is_idle(key)
+    }
+
+    /// Tells whether any partition stands aside.
+    pub fn any_idle(&self) -> bool {
+        self.partitions.iter().any(|partition| self.engine.is_idle(&partition.key))
+    }
+
+    /// Takes every partition for awake.
+    pub fn wake(&mut self) {
+        self.engine.wake();
     }
 
     /// Takes in a batch of records, each accepted whole or refused whole.
@@ -237,7 +239,7 @@ impl Core {
         let timestamp =
             message.timestamp_ms().map_or(bounds.newest, |ms| EventTime::from_micros(ms.saturating_mul(1000)));
         let record = Record { value, timestamp, headers: &headers };
-        let mark = self.decoded.mark();
+        let (mark, series) = (self.decoded.mark(), self.interner.mark());
         let before = (self.decoded.samples.len(), self.decoded.events.len());
         match decoder.decode(&record, bounds, &mut self.interner, &mut self.decoded) {
             Ok(()) => {
@@ -249,7 +251,10 @@ impl Core {
                     self.decoded.rewind(mark);
                 }
             }
-            Err(why) => self.reject(at, message, timestamp, why),
+            Err(why) => {
+                self.interner.rewind(series);
+                self.reject(at, message, timestamp, why);
+            }
         }
         let (samples, events) = (self.decoded.samples.len() as u32, self.decoded.events.len() as u32);
         self.traces.push(Trace { samples, events, partition: at, offset });
@@ -358,7 +363,7 @@ impl Core {
         moved.map(|partition| (partition.app.as_str(), partition.next)).collect()
     }
 
-    fn store_late(&self, late: &[Late], decoded: &Decoded, traces: &[Trace], source: Source) -> Result<()> {
+    fn store_late(&mut self, late: &[Late], decoded: &Decoded, traces: &[Trace], source: Source) -> Result<()> {
         if late.is_empty() {
             return Ok(());
         }
@@ -371,11 +376,7 @@ impl Core {
             let Some(partition) = self.partitions.get(trace.partition) else { continue };
             let view = &names[one.view];
             self.telemetry.views.late(view, 1);
-            if trace.offset < partition.done_before.late {
-                continue;
-            }
-            partitions.push(trace.partition);
-            rows.push(columns::LateRow {
+            let row = columns::LateRow {
                 view: view.to_string(),
                 ts: one.ts,
                 closed_through: one.closed_through,
@@ -393,7 +394,16 @@ impl Core {
                 event_id: (source == Source::Events)
                     .then(|| decoded.events.get(one.row as usize).map(|event| event.id.clone()))
                     .flatten(),
-            });
+            };
+            if let Some(topic) = self.late_topics.get(one.view).and_then(Option::as_deref)
+                && trace.offset >= partition.done_before.effects
+            {
+                self.outbox.push(effects::late_row(topic, &row));
+            }
+            if trace.offset >= partition.done_before.late {
+                partitions.push(trace.partition);
+                rows.push(row);
+            }
         }
         partitions.sort_unstable();
         partitions.dedup();
@@ -403,7 +413,7 @@ impl Core {
 
     /// Closes what the watermarks have passed, stores the rows, and runs the ticks that became due.
     pub async fn advance(&mut self) -> Result<Vec<Tick>> {
-        for emission in self.engine.advance()? {
+        for emission in self.engine.advance().await? {
             let end = emission.window.end.as_micros();
             self.telemetry.views.emitted(&emission.view, emission.rows.num_rows() as u64);
             self.store.append(&emission.view, Some(emission.rows.clone()), &[(VIEW_APP, end)])?;

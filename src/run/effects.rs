@@ -9,13 +9,18 @@ use crate::model::finding::{Anomaly, Forecast};
 use crate::model::id;
 use crate::model::reject::Rejected;
 use crate::model::time::EventTime;
+use crate::store::columns::LateRow;
 
 /// The `ce_source` of everything we say.
 const SOURCE: &str = "bellwether";
 
-/// A dead letter's value is cut to this, as brokers take about a million bytes in one record: one they refuse would stop
-/// all effects. The table `rejected` keeps it whole.
+/// A dead letter's value is cut to this, as brokers take about a million bytes in one record: one they refuse would stop all
+/// effects. The table `rejected` keeps it whole.
 const DEAD_LETTER_BYTES_MAX: usize = 768 << 10;
+/// What its own headers and its key may take beside the value.
+const HEADER_BYTES_MAX: usize = 128 << 10;
+const KEY_BYTES_MAX: usize = 64 << 10;
+const DEAD_LETTER_HEADERS_MAX: usize = 256;
 
 /// The topics that effects go to.
 #[derive(Clone, Debug)]
@@ -86,6 +91,13 @@ pub fn view_row(topic: &str, view: &str, window_end: EventTime, key: &str, row: 
     record(topic, key, &Envelope { id: &id, kind: &kind, at: window_end, subject: view }, row)
 }
 
+/// A row that came too late for a view, for views that ask for a topic of such.
+pub fn late_row(topic: &str, row: &LateRow) -> Outgoing {
+    let place = format!("{}/{}/{}", row.topic, row.partition, row.offset);
+    let id = id::of_parts(["late", &row.view, &place, &row.series_id.unwrap_or_default().to_string()]);
+    record(topic, &row.view, &Envelope { id: &id, kind: "bellwether.late", at: row.ts, subject: &row.view }, row)
+}
+
 /// A refused record: its own bytes, key and headers, with where it came from and why it was refused, under the names
 /// Kafka Connect gave them.
 pub fn dead_letter(topic: &str, rejected: &Rejected) -> Outgoing {
@@ -97,13 +109,31 @@ pub fn dead_letter(topic: &str, rejected: &Rejected) -> Outgoing {
         ("exception.class.name", rejected.why.reason.as_str().to_owned()),
         ("exception.message", rejected.why.message.clone()),
     ];
-    let own = rejected.headers.iter().map(|(name, value)| (name.clone(), value.clone().unwrap_or_default()));
-    let mut headers: Vec<(String, Vec<u8>)> =
-        own.chain(why.map(|(name, value)| (format!("{PREFIX}.{name}"), value.into_bytes()))).collect();
-    let mut payload = rejected.value.clone();
-    if let Some(value) = payload.as_mut().filter(|value| value.len() > DEAD_LETTER_BYTES_MAX) {
-        headers.push(("bellwether.truncated_from_bytes".to_owned(), value.len().to_string().into_bytes()));
-        value.truncate(DEAD_LETTER_BYTES_MAX);
+    let (mut headers, mut left) = (Vec::new(), HEADER_BYTES_MAX);
+    for (name, value) in &rejected.headers {
+        let bytes = name.len() + value.as_ref().map_or(0, Vec::len);
+        match left.checked_sub(bytes) {
+            Some(rest) => {
+                left = rest;
+                headers.push((name.clone(), value.clone().unwrap_or_default()));
+            }
+            None => headers.push(("bellwether.header_left_out_bytes".to_owned(), bytes.to_string().into_bytes())),
+        }
+        if headers.len() > DEAD_LETTER_HEADERS_MAX {
+            break;
+        }
     }
-    Outgoing { topic: topic.to_owned(), key: rejected.key.clone().unwrap_or_default(), payload, headers }
+    headers.extend(why.map(|(name, value)| (format!("{PREFIX}.{name}"), value.into_bytes())));
+    let mut cut = |name: &str, bytes: &mut Vec<u8>, most: usize| {
+        if bytes.len() > most {
+            headers.push((format!("bellwether.{name}"), bytes.len().to_string().into_bytes()));
+            bytes.truncate(most);
+        }
+    };
+    let (mut key, mut payload) = (rejected.key.clone().unwrap_or_default(), rejected.value.clone());
+    cut("key_truncated_from_bytes", &mut key, KEY_BYTES_MAX);
+    if let Some(value) = &mut payload {
+        cut("truncated_from_bytes", value, DEAD_LETTER_BYTES_MAX);
+    }
+    Outgoing { topic: topic.to_owned(), key, payload, headers }
 }

@@ -7,7 +7,9 @@ pub mod closed_loop;
 mod conductor;
 pub mod core;
 pub mod demo;
+pub mod dimensions;
 pub mod effects;
+pub mod incoming;
 mod latest;
 mod outlet;
 pub mod partition;
@@ -18,6 +20,7 @@ pub mod service;
 pub mod settings;
 pub mod shipped;
 mod sql;
+mod views;
 
 use std::path::PathBuf;
 
@@ -47,6 +50,8 @@ enum Command {
     Demo(demo::Options),
     /// Ask SQL of a running service, or of a folder it wrote.
     Sql(sql::Options),
+    /// Show what the views of a running service do, and why one has emitted nothing.
+    Views(views::Options),
     /// Check the configuration, the views and the alert rules; exits non-zero where something is wrong.
     Check {
         #[command(flatten)]
@@ -94,6 +99,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         Command::Run { config } => run_service(&config.load()?),
         Command::Demo(options) => runtime()?.block_on(demo::run(options)),
         Command::Sql(options) => runtime()?.block_on(sql::run(options)),
+        Command::Views(options) => runtime()?.block_on(views::run(options)),
         Command::Check { config, reachable } => runtime()?.block_on(check::run(config.load()?, reachable)),
         Command::Config(ConfigCommand::Show { config }) => {
             print!("{}", config.load()?.show());

@@ -136,7 +136,7 @@ impl Carrier {
             }
         };
         info!("sink open");
-        while let Ok(flush) = flushes.recv() {
+        while let Ok(mut flush) = flushes.recv() {
             let mut first = true;
             let done = self.insist("committing effects", || {
                 // A commit that came back as failed may have landed: once the broker has ended what was open, the
@@ -145,6 +145,12 @@ impl Carrier {
                     sink.reconnect()?;
                     if self.group.holds(&flush.offsets)? {
                         return Ok(());
+                    }
+                    // A topic that was deleted takes no offset any more; the effects must not wait for one.
+                    let gone = self.group.gone(&flush.offsets)?;
+                    if !gone.is_empty() {
+                        warn!(topics = gone.join(", "), "offsets of topics that are gone are not committed");
+                        flush.offsets.retain(|offset| !gone.contains(&offset.topic));
                     }
                 }
                 let _timer = self.telemetry.stages.time(Stage::EffectCommit);

@@ -19,6 +19,13 @@ pub struct DoneBefore {
     pub effects: i64,
 }
 
+/// The names of a partition that tell its topic from one made again under its name.
+pub struct StoredAs {
+    /// In the store's transactions.
+    pub app: String,
+    pub topic_id: String,
+}
+
 /// An assigned partition.
 #[derive(Clone, Debug)]
 pub struct Partition {
@@ -27,6 +34,8 @@ pub struct Partition {
     pub input: usize,
     /// Its name in the store's transactions.
     pub app: String,
+    /// The id of its topic.
+    pub topic_id: String,
     pub done_before: DoneBefore,
     /// The next offset to be read.
     pub next: i64,
@@ -78,14 +87,17 @@ impl Partitions {
 }
 
 /// What is committed with the offsets of the effect path: the watermark through which effects were emitted.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Emitted {
     #[serde(rename = "w")]
     pub through_micros: i64,
+    /// The id of the topic the offset is of: one made again under its name begins anew.
+    #[serde(rename = "t", default)]
+    pub topic_id: String,
 }
 
 impl Emitted {
-    pub fn through(self) -> EventTime {
+    pub fn through(&self) -> EventTime {
         EventTime::from_micros(self.through_micros)
     }
 
@@ -94,7 +106,7 @@ impl Emitted {
         serde_json::from_str(metadata).ok()
     }
 
-    pub fn to_metadata(self) -> String {
-        serde_json::to_string(&self).expect("a number is valid JSON")
+    pub fn to_metadata(&self) -> String {
+        serde_json::to_string(self).expect("a number is valid JSON")
     }
 }

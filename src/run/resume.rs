@@ -4,7 +4,6 @@
 //! stored rows, and the loop catches up from its last saved memory over the views' rows.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use arrow::array::{Array, AsArray, RecordBatch};
@@ -18,8 +17,10 @@ use tracing::{info, warn};
 use super::core::{Core, LOOP_APP, LOOP_TABLES, VIEW_APP};
 use crate::model::batch::Samples;
 use crate::model::series::{Interner, Kind, Series, SeriesId};
-use crate::model::time::{EventTime, Span};
+use crate::model::time::EventTime;
 use crate::store::Store;
+use crate::stream::rebuild::LateBefore;
+use crate::stream::window::Window;
 use crate::stream::{Emission, Source};
 
 /// Opens the tables of a store, as of now, for reading back.
@@ -77,10 +78,40 @@ pub async fn core(core: &mut Core, store: &Store) -> Result<()> {
         }
     }
     let context = session(store)?;
+    refill(core, &context).await?;
     restore_loop(core, store, &context).await?;
     feed_stored_windows(core, &context, &views).await?;
-    rebuild_from_samples(core, &context).await?;
-    rebuild_from_events(core, &context).await
+    let mut late = late_before(core, &context).await?;
+    rebuild_from_samples(core, &context, &mut late).await?;
+    rebuild_from_events(core, &context, &mut late).await?;
+    core.engine.rebuilt();
+    Ok(())
+}
+
+/// Returns the stored rows that were late for views whose closed windows are needed again.
+async fn late_before(core: &Core, context: &SessionContext) -> Result<LateBefore> {
+    let mut late = LateBefore::default();
+    for (view, number, from) in core.engine.needs_late() {
+        let rows = context.table("late").await?.filter(col("view").eq(lit(&*view)).and(col("ts").gt_eq(time(from))))?;
+        each_batch(rows, |batch| {
+            let ts = column(batch, "ts")?.as_primitive::<TimestampMicrosecondType>();
+            let series = column(batch, "series_id")?.as_primitive::<Int64Type>();
+            let values = column(batch, "value")?.as_primitive::<Float64Type>();
+            let events = column(batch, "event_id")?.as_string::<i32>();
+            for row in 0..batch.num_rows() {
+                let at = EventTime::from_micros(ts.value(row));
+                if events.is_valid(row) {
+                    late.add_event(number, events.value(row).to_owned(), at);
+                } else if let Some(series) = core.interner.find(SeriesId(series.value(row))) {
+                    late.add_sample(number, series, at, values.value(row));
+                }
+            }
+            Ok(())
+        })
+        .await
+        .context("failed to read the late rows")?;
+    }
+    Ok(late)
 }
 
 /// Takes up the memory that was saved last. One that does not read, as after an upgrade, is done without: the loop then
@@ -98,65 +129,92 @@ async fn restore_loop(core: &mut Core, store: &Store, context: &SessionContext) 
 
 /// Shows the loop the windows that its saved memory does not cover.
 async fn feed_stored_windows(core: &mut Core, context: &SessionContext, views: &[String]) -> Result<()> {
-    let slides: BTreeMap<String, Duration> =
-        core.engine.views().map(|(view, _)| (view.name.to_string(), view.window.slide)).collect();
-    for view in views {
+    let cuts: BTreeMap<String, Window> =
+        core.engine.views().map(|(view, _)| (view.name.to_string(), view.window)).collect();
+    for (view, cut) in views.iter().filter_map(|view| Some((view, cuts.get(view)?))) {
         let mut rows = context.table(view.as_str()).await?;
         let tick = core.closed_loop.tick();
         if let Some(tick) = tick {
             // The newest window before the tick is what the rules still see.
-            rows = rows.filter(col("window_end").gt(time(tick - slides.get(view).copied().unwrap_or_default())))?;
+            rows = rows.filter(col("window_end").gt(time(tick - cut.slide())))?;
         }
-        let rows = rows.sort(vec![col("window_end").sort(true, true)])?;
         let closed_loop = &mut core.closed_loop;
         let mut take = |whole: Emission| match tick.is_some_and(|tick| whole.window.end <= tick) {
             true => closed_loop.show_again(&whole),
             false => closed_loop.feed(whole),
         };
-        let mut open: Option<Emission> = None;
-        each_batch(rows, |batch| {
-            for emission in windows(view, batch)? {
-                // A window may be cut in two by the border between batches.
-                match &mut open {
-                    Some(same) if same.window == emission.window => {
-                        let schema = same.rows.schema();
-                        same.rows = arrow::compute::concat_batches(&schema, [&same.rows, &emission.rows])?;
-                    }
-                    _ => {
-                        if let Some(whole) = open.replace(emission) {
-                            take(whole);
-                        }
-                    }
-                }
-            }
+        each_window(view, cut, rows, |whole| {
+            take(whole);
             Ok(())
         })
         .await?;
-        if let Some(whole) = open {
-            take(whole);
-        }
     }
     Ok(())
 }
 
+/// Gives the views that read other views the rows these have stored, as far as their open windows need them.
+async fn refill(core: &mut Core, context: &SessionContext) -> Result<()> {
+    for refill in core.engine.refills() {
+        let read = core.engine.views().find(|(view, _)| view.name == refill.from_view);
+        let (cut, schema) = read.map(|(view, schema)| (view.window, schema)).context("a view is read that is none")?;
+        let columns: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+        let mut rows = context.table(&*refill.from_view).await?.select_columns(&columns)?;
+        if refill.needs_from > EventTime::MIN {
+            rows = rows.filter(col("window_end").gt_eq(time(refill.needs_from)))?;
+        }
+        let engine = &mut core.engine;
+        each_window(&refill.from_view, &cut, rows, |whole| Ok(engine.refill(&refill, &whole)?)).await?;
+    }
+    Ok(())
+}
+
+/// Gives the stored rows of a view to a function, window by window in order of time.
+async fn each_window(
+    view: &str,
+    cut: &Window,
+    rows: DataFrame,
+    mut take: impl FnMut(Emission) -> Result<()>,
+) -> Result<()> {
+    let rows = rows.sort(vec![col("window_end").sort(true, true)])?;
+    let mut open: Option<Emission> = None;
+    each_batch(rows, |batch| {
+        for emission in windows(view, cut, batch)? {
+            // A window may be cut in two by the border between batches.
+            match &mut open {
+                Some(same) if same.window == emission.window => {
+                    let schema = same.rows.schema();
+                    same.rows = arrow::compute::concat_batches(&schema, [&same.rows, &emission.rows])?;
+                }
+                _ => {
+                    if let Some(whole) = open.replace(emission) {
+                        take(whole)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    })
+    .await?;
+    open.map_or(Ok(()), take)
+}
+
 /// Splits rows, sorted by window, into windows.
-fn windows(view: &str, batch: &RecordBatch) -> Result<Vec<Emission>> {
-    let starts = column(batch, "window_start")?.as_primitive::<TimestampMicrosecondType>();
+fn windows(view: &str, cut: &Window, batch: &RecordBatch) -> Result<Vec<Emission>> {
     let ends = column(batch, "window_end")?.as_primitive::<TimestampMicrosecondType>();
+    let window = |row: usize| cut.emission(EventTime::from_micros(ends.value(row)));
     let mut emissions = Vec::new();
     let mut from = 0;
     for row in 1..=batch.num_rows() {
-        if row < batch.num_rows() && ends.value(row) == ends.value(from) {
+        if row < batch.num_rows() && window(row) == window(from) {
             continue;
         }
-        let window = Span::new(EventTime::from_micros(starts.value(from)), EventTime::from_micros(ends.value(from)));
-        emissions.push(Emission { view: view.into(), window, rows: batch.slice(from, row - from) });
+        emissions.push(Emission { view: view.into(), window: window(from), rows: batch.slice(from, row - from) });
         from = row;
     }
     Ok(emissions)
 }
 
-async fn rebuild_from_samples(core: &mut Core, context: &SessionContext) -> Result<()> {
+async fn rebuild_from_samples(core: &mut Core, context: &SessionContext, late: &mut LateBefore) -> Result<()> {
     let mut samples = context.table("samples").await?;
     if let Some(from) = core.engine.needs_from(Source::Metrics) {
         samples = samples.filter(col("ts").gt_eq(time(from)))?;
@@ -173,7 +231,7 @@ async fn rebuild_from_samples(core: &mut Core, context: &SessionContext) -> Resu
             samples.push(series, EventTime::from_micros(ts.value(row)), values.value(row));
         }
         rows += samples.len();
-        Ok(engine.push_samples(&samples, interner, &mut Vec::new())?)
+        Ok(engine.rebuild_from_samples(&samples, interner, late)?)
     })
     .await
     .context("failed to rebuild open windows from samples")?;
@@ -181,7 +239,7 @@ async fn rebuild_from_samples(core: &mut Core, context: &SessionContext) -> Resu
     Ok(())
 }
 
-async fn rebuild_from_events(core: &mut Core, context: &SessionContext) -> Result<()> {
+async fn rebuild_from_events(core: &mut Core, context: &SessionContext, late: &mut LateBefore) -> Result<()> {
     let mut events = context.table("events").await?;
     if let Some(from) = core.engine.needs_from(Source::Events) {
         events = events.filter(col("ts").gt_eq(time(from)))?;
@@ -190,7 +248,7 @@ async fn rebuild_from_events(core: &mut Core, context: &SessionContext) -> Resul
     let engine = &mut core.engine;
     each_batch(events, |batch| {
         rows += batch.num_rows();
-        Ok(engine.push_events(batch, &mut Vec::new())?)
+        Ok(engine.rebuild_from_events(batch, late)?)
     })
     .await
     .context("failed to rebuild open windows from events")?;

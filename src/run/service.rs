@@ -16,12 +16,13 @@ use super::closed_loop::{self, ClosedLoop, Tick};
 use super::core::{self, Core};
 use super::rules::Rules;
 use super::settings::Settings;
-use super::{conductor, resume};
+use super::{conductor, dimensions, resume};
 use crate::kafka::source::Source;
 use crate::query::Engine as QueryEngine;
 use crate::serve::{Api, Bound, Readiness};
 use crate::store::{Store, StoreError, TableSpec, columns};
 use crate::stream::Engine;
+use crate::stream::explain::Explanation;
 use crate::telemetry::Telemetry;
 
 /// Batches that wait between the source and the core.
@@ -52,6 +53,20 @@ impl Obstacles {
     }
 }
 
+/// What the views are doing, as the core last said.
+#[derive(Clone, Debug, Default)]
+pub struct Board(Arc<Mutex<Vec<Explanation>>>);
+
+impl Board {
+    pub fn set(&self, views: Vec<Explanation>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = views;
+    }
+
+    fn show(&self) -> serde_json::Value {
+        serde_json::to_value(&*self.0.lock().unwrap_or_else(PoisonError::into_inner)).unwrap_or_default()
+    }
+}
+
 /// A watcher of ticks, for those who look on: the demo.
 pub type OnTick = Box<dyn FnMut(&Tick) + Send>;
 
@@ -70,7 +85,8 @@ pub async fn run(
     let engine = engine(&settings).await?;
     let store = Arc::new(Store::open(&settings.store, table_specs(&engine)).await?);
     let query = Arc::new(query_engine(&settings, &store)?);
-    let (stop_serving, serving) = serve(listener, query, &telemetry, &obstacles, bound);
+    let board = Board::default();
+    let (stop_serving, serving) = serve(listener, query, &telemetry, &obstacles, &board, bound);
     let core = build_core(&settings, engine, &store, &telemetry).await?;
 
     let (source, events) = Source::start(&settings.kafka, QUEUE_BATCHES_MAX)?;
@@ -82,7 +98,8 @@ pub async fn run(
             (settings.clone(), store.clone(), telemetry.clone(), obstacles.clone());
         let (stop, runtime) = (stop.clone(), tokio::runtime::Handle::current());
         thread::Builder::new().name("core".to_owned()).spawn(move || {
-            let parts = conductor::Parts { core, settings, store, telemetry, obstacles, source, runtime, on_tick };
+            let parts =
+                conductor::Parts { core, settings, store, telemetry, obstacles, board, source, runtime, on_tick };
             let _ = ended.send(conductor::conduct(parts, events, stop));
         })
     }
@@ -125,7 +142,8 @@ pub async fn run(
 pub async fn engine(settings: &Settings) -> Result<Engine> {
     let events = columns::record_tables().into_iter().find(|table| table.name == "events");
     let events = events.context("the table events is one of ours")?;
-    Ok(Engine::new(settings.views.clone(), &events.schema).await?)
+    let tables = dimensions::read(&settings.dimensions).await?;
+    Ok(Engine::new(settings.views.clone(), &tables, &events.schema).await?)
 }
 
 /// Returns every table, in the order of their commits.
@@ -141,7 +159,7 @@ pub fn table_specs(engine: &Engine) -> Vec<TableSpec> {
 
 /// Plans the rules over the views.
 pub async fn rules(settings: &Settings, engine: &Engine) -> Result<Rules> {
-    let views = engine.views().map(|(view, schema)| (view.name.to_string(), schema, view.window.slide));
+    let views = engine.views().map(|(view, schema)| (view.name.to_string(), schema, view.window.slide()));
     Rules::new(settings.rules.clone(), views).await
 }
 
@@ -193,11 +211,17 @@ fn serve(
     query: Arc<QueryEngine>,
     telemetry: &Telemetry,
     obstacles: &Obstacles,
+    board: &Board,
     bound: impl FnOnce(SocketAddr),
 ) -> Serving {
     bound(listener.address());
-    let obstacles = obstacles.clone();
-    let api = Api { query, telemetry: telemetry.clone(), ready: Arc::new(move || obstacles.readiness()) };
+    let (obstacles, board) = (obstacles.clone(), board.clone());
+    let api = Api {
+        query,
+        telemetry: telemetry.clone(),
+        ready: Arc::new(move || obstacles.readiness()),
+        views: Arc::new(move || board.show()),
+    };
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = tokio::spawn(async move {
         let stopped = async {

@@ -14,7 +14,7 @@ use crate::decide::rule::Rule;
 use crate::ingest::{Format, Limits};
 use crate::kafka::admin::Topic;
 use crate::model::time::EventTime;
-use crate::stream::definition::{Defaults, Definition};
+use crate::stream::definition::{Defaults, Definition, Definitions, Dimension};
 use crate::{insight, kafka, query, serve, store};
 
 /// Everything a running service needs to know.
@@ -28,6 +28,9 @@ pub struct Settings {
     pub ahead_max: Duration,
     pub store: store::Settings,
     pub views: Vec<Definition>,
+    /// What views inherit where they say nothing.
+    pub view_defaults: Defaults,
+    pub dimensions: Vec<Dimension>,
     pub idle_timeout: Duration,
     pub evaluation_interval: Duration,
     pub insight: insight::settings::Settings,
@@ -44,7 +47,11 @@ pub struct Settings {
 impl Settings {
     pub fn of(loaded: &Loaded) -> Result<Settings> {
         let config = &loaded.config;
-        let views = shipped::views(&config.stream.views, Defaults { lateness: config.stream.lateness.get() })?;
+        let defaults = Defaults {
+            lateness: config.stream.lateness.get(),
+            state_bytes_max: config.stream.state_max.bytes() as usize,
+        };
+        let Definitions { views, dimensions } = shipped::views(&config.stream.views, defaults)?;
         let inputs = inputs(config);
         let topics = Topics {
             alerts: config.topics.alerts.clone(),
@@ -65,6 +72,7 @@ impl Settings {
                 options: config.store.options.clone().into_map().into_iter().collect::<HashMap<_, _>>(),
                 commit_interval: config.store.commit_interval.get(),
                 head_bytes_max: config.store.head_bytes_max.bytes() as usize,
+                durable: config.store.durable,
             },
             idle_timeout: config.stream.idle_timeout.get(),
             evaluation_interval: config.stream.evaluation_interval.get(),
@@ -78,12 +86,14 @@ impl Settings {
             query: query(config),
             inputs,
             views,
+            view_defaults: defaults,
+            dimensions,
         })
     }
 
     /// Returns the slide of each view.
     pub fn slides(&self) -> BTreeMap<String, Duration> {
-        self.views.iter().map(|view| (view.name.to_string(), view.window.slide)).collect()
+        self.views.iter().map(|view| (view.name.to_string(), view.window.slide())).collect()
     }
 
     /// Returns the event times accepted of records that arrive now.
@@ -208,6 +218,7 @@ fn topics_wanted(config: &Config, inputs: &[Input], topics: &Topics, views: &[De
     };
     let history = [&topics.alerts, &topics.forecasts, &topics.anomalies].map(|name| wanted(name, "delete"));
     let dead_letters = inputs.iter().map(|input| wanted(&input.dead_letter_topic, "delete"));
-    let views = views.iter().filter_map(|view| view.topic.as_deref()).map(|name| wanted(name, "delete"));
+    let views =
+        views.iter().flat_map(|view| view.topic.iter().chain(&view.late_topic)).map(|name| wanted(name, "delete"));
     history.into_iter().chain([wanted(&topics.decisions, "compact,delete")]).chain(dead_letters).chain(views).collect()
 }

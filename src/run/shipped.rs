@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use crate::decide::rule::{self, Rule};
-use crate::stream::definition::{Defaults, Definition};
+use crate::stream::definition::{Defaults, Definitions};
 
 /// Names files of `sql/` and takes their text into the program.
 macro_rules! shipped {
@@ -25,10 +25,9 @@ pub const VIEWS: &[(&str, &str)] = shipped!("views":
 pub const ALERTS: &[(&str, &str)] = shipped!("alerts":
     "component_unhealthy" "error_rate_high" "resource_exhausted" "response_time_high" "workflow_failing");
 
-/// Reads the views of a folder, or the shipped ones where none is named.
-pub fn views(folder: &str, defaults: Defaults) -> Result<Vec<Definition>> {
-    let files = files(folder, VIEWS)?;
-    files.iter().map(|(file, text)| Ok(Definition::parse(file, text, defaults)?)).collect()
+/// Reads the views and dimension tables of a folder, or the shipped ones where none is named.
+pub fn views(folder: &str, defaults: Defaults) -> Result<Definitions> {
+    Ok(Definitions::read(&files(folder, VIEWS)?, defaults)?)
 }
 
 /// Reads the alert rules of a folder, or the shipped ones where none is named.

@@ -65,7 +65,8 @@ pub async fn run(options: Options) -> Result<()> {
     }
 }
 
-fn default_url() -> Result<Url> {
+/// Returns where the service answers that ./bellwether.toml describes.
+pub fn default_url() -> Result<Url> {
     let here = PathBuf::from("bellwether.toml");
     let loaded = config::load(here.exists().then_some(here.as_path()), std::env::vars())?;
     Ok(Url::parse(&format!("http://{}", loaded.config.serve.listen))?)

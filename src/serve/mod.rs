@@ -46,6 +46,8 @@ pub struct Api {
     pub telemetry: Telemetry,
     /// Asked at every request to `/readyz`; must return at once.
     pub ready: Arc<dyn Fn() -> Readiness + Send + Sync>,
+    /// What each view does and why, as a list of objects with a `view` each; must return at once.
+    pub views: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
 }
 
 #[derive(Debug, thiserror::Error)]

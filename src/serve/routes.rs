@@ -1,6 +1,6 @@
 //! Routes: which path answers what, and the small pages that need no room of their own.
 
-use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Request, State};
 use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::{self, Next};
@@ -15,10 +15,19 @@ use super::{Api, Limits, Readiness, accept, sql};
 use crate::telemetry::Exposition;
 
 /// What there is to ask for, as shown where a path is not found.
-const ENDPOINTS: [&str; 6] = ["GET /", "GET /healthz", "GET /readyz", "GET /metrics", "GET /sql", "POST /sql"];
+const ENDPOINTS: [&str; 8] = [
+    "GET /",
+    "GET /healthz",
+    "GET /readyz",
+    "GET /metrics",
+    "GET /views",
+    "GET /views/{name}",
+    "GET /sql",
+    "POST /sql",
+];
 
 /// Every path, for the label of the request counter; another path counts as `other`.
-const PATHS: [&str; 5] = ["/", "/healthz", "/readyz", "/metrics", "/sql"];
+const PATHS: [&str; 6] = ["/", "/healthz", "/readyz", "/metrics", "/sql", "/views"];
 
 /// Formats of the scrape page, the one for clients without a wish first.
 const EXPOSITIONS: [Exposition; 2] = [Exposition::Text, Exposition::OpenMetrics];
@@ -41,6 +50,8 @@ pub(super) fn router(api: Api, limits: Limits, cut: watch::Receiver<bool>) -> Ro
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
+        .route("/views", get(views))
+        .route("/views/{name}", get(view))
         .route("/sql", get(sql::get).post(sql::post))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
@@ -100,6 +111,21 @@ async fn metrics(State(context): State<Context>, headers: HeaderMap) -> Response
     let exposition = accept::best(&headers, &EXPOSITIONS, |offer| offer.content_type()).unwrap_or(&Exposition::Text);
     let page = context.api.telemetry.render_as(*exposition);
     ([(CONTENT_TYPE, exposition.content_type())], page).into_response()
+}
+
+async fn views(State(context): State<Context>) -> Response {
+    Json((context.api.views)()).into_response()
+}
+
+async fn view(State(context): State<Context>, Path(name): Path<String>) -> Result<Response, Failure> {
+    let views = (context.api.views)();
+    let found = views.as_array().and_then(|views| views.iter().find(|view| view["view"] == *name));
+    match found {
+        Some(view) => Ok(Json(view).into_response()),
+        None => {
+            Err(Failure::user(StatusCode::NOT_FOUND, format!("no view {}", shown(&name))).hint("GET /views lists them"))
+        }
+    }
 }
 
 async fn not_found(uri: Uri) -> Failure {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::{SortColumn, concat_batches, lexsort_to_indices, take_record_batch};
 use arrow::datatypes::{DataType, Float64Type, Int64Type, SchemaRef, TimeUnit, TimestampMicrosecondType};
+use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
@@ -20,7 +21,7 @@ const ROW_GROUP_ROWS_MAX: usize = 131_072;
 
 /// One file to be written: its bytes, the day its rows are of, and its statistics in Delta's form.
 pub(super) struct Encoded {
-    pub bytes: Vec<u8>,
+    pub bytes: Bytes,
     /// Days since the epoch, where the table is split by day.
     pub day: Option<i64>,
     pub stats: String,
@@ -91,7 +92,7 @@ fn write(spec: &TableSpec, day: Option<i64>, rows: &RecordBatch) -> Result<Encod
     let mut writer = ArrowWriter::try_new(&mut bytes, rows.schema(), Some(properties(&spec.schema))).map_err(failed)?;
     writer.write(rows).map_err(failed)?;
     writer.close().map_err(failed)?;
-    Ok(Encoded { bytes, day, stats: statistics(rows).to_string() })
+    Ok(Encoded { bytes: bytes.into(), day, stats: statistics(rows).to_string() })
 }
 
 /// Times are packed as differences, numbers split into byte streams, words kept in dictionaries; zstd over all.

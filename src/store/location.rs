@@ -4,28 +4,32 @@ use std::fmt;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::PathBuf;
 use std::sync::{Arc, Once};
+use std::time::{Duration, Instant};
 
-use deltalake::DeltaResult;
-use deltalake::logstore::{
-    LogStoreRef, ObjectStoreFactory, ObjectStoreRef, StorageConfig, logstore_factories, logstore_for,
-    object_store_factories,
-};
+use deltalake::logstore::{LogStoreRef, StorageConfig, logstore_factories, logstore_with};
 use futures::TryStreamExt;
 use object_store::ObjectStore;
-use object_store::path::Path;
+use object_store::local::LocalFileSystem;
 use url::Url;
 
+use super::disk::Disk;
+use super::durable::{self, DurableFolder};
 use super::{Settings, StoreError};
 
 /// The file whose lock says that a folder has a writer.
 const LOCK_FILE: &str = ".bellwether.lock";
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_STEP: Duration = Duration::from_millis(10);
 
 #[derive(Debug)]
 pub(super) struct Location {
     pub url: Url,
     config: StorageConfig,
+    /// What everything is read from and written to; its paths are those of the URL.
+    objects: Arc<dyn ObjectStore>,
     folder: Option<PathBuf>,
     lock: Option<File>,
+    durable: Option<Arc<DurableFolder>>,
 }
 
 impl fmt::Display for Location {
@@ -58,31 +62,51 @@ impl Location {
             url.set_path(&format!("{}/", url.path()));
         }
         let config = StorageConfig::parse_options(&settings.options).map_err(|e| refused(e.to_string()))?;
-        Ok(Location { url, config, folder, lock: None })
+        let objects: Arc<dyn ObjectStore> = match &folder {
+            Some(_) => Arc::new(LocalFileSystem::new()),
+            None => Arc::from(object_store::parse_url_opts(&url, &config.raw).map_err(|e| refused(e.to_string()))?.0),
+        };
+        Ok(Location { url, config, objects, folder, lock: None, durable: None })
     }
 
     /// Makes the folder where it is missing and takes its lock; nothing to do on an object store, where every commit is
-    /// a compare-and-set.
-    pub fn lock(mut self) -> Result<Location, StoreError> {
+    /// a compare-and-set. With a disk, whatever is written from now on is durable on it.
+    pub fn lock(mut self, disk: Option<Arc<dyn Disk>>) -> Result<Location, StoreError> {
         let Some(folder) = &self.folder else { return Ok(self) };
+        let root = self.url.to_file_path().unwrap_or_else(|()| folder.clone());
         let named = |action, path: &std::path::Path| {
             let path = path.display().to_string();
             move |source| StoreError::Folder { action, path, source }
         };
-        std::fs::create_dir_all(folder).map_err(named("make", folder))?;
-        let path = folder.join(LOCK_FILE);
+        match &disk {
+            Some(disk) => durable::make_root(disk.as_ref(), &root)?,
+            None => std::fs::create_dir_all(&root).map_err(named("make", folder))?,
+        }
+        let path = root.join(LOCK_FILE);
         let file = OpenOptions::new()
             .create(true)
             .truncate(false)
             .write(true)
             .open(&path)
             .map_err(named("write to", &path))?;
-        match file.try_lock() {
+        match lock_soon(&file) {
             Ok(()) => self.lock = Some(file),
             Err(TryLockError::WouldBlock) => return Err(StoreError::Locked { path: folder.display().to_string() }),
             Err(TryLockError::Error(source)) => return Err(named("lock", &path)(source)),
         }
+        if let Some(disk) = disk {
+            let durable = Arc::new(DurableFolder::open(disk, &root));
+            self.objects = durable.clone();
+            self.durable = Some(durable);
+        }
         Ok(self)
+    }
+
+    /// Puts something between the tables and their objects: the faults of tests.
+    #[cfg(test)]
+    pub fn wrapped(mut self, wrap: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>) -> Location {
+        self.objects = wrap(self.objects);
+        self
     }
 
     /// Returns the log store of one table.
@@ -92,15 +116,15 @@ impl Location {
             url: self.url.to_string(),
             reason: format!("table {name:?} does not fit into it: {e}"),
         })?;
-        if let Ok(path) = url.to_file_path() {
-            // The local store wants its root to exist before the first write.
-            std::fs::create_dir_all(&path).map_err(|source| StoreError::Folder {
-                action: "make",
-                path: path.display().to_string(),
-                source,
-            })?;
-        }
-        logstore_for(&url, self.config.clone()).map_err(failed)
+        logstore_with(self.objects.clone(), &url, self.config.clone()).map_err(failed)
+    }
+
+    /// Makes sure, before a table is written to, that what its log shows will still be there after a power cut: whoever
+    /// wrote it may have been killed before it was.
+    pub async fn settle(&self, name: &str) -> Result<(), StoreError> {
+        let (Some(durable), Ok(root)) = (self.durable.clone(), self.url.to_file_path()) else { return Ok(()) };
+        let log = root.join(name).join("_delta_log");
+        tokio::task::spawn_blocking(move || durable.adopt(&log)).await?
     }
 
     /// Returns the names of the Delta tables directly below.
@@ -109,7 +133,8 @@ impl Location {
             return Ok(local_tables(folder));
         }
         let read = |source| StoreError::Open { table: self.to_string(), source };
-        let store = logstore_for(&self.url, self.config.clone()).map_err(read)?.object_store(None);
+        let log = logstore_with(self.objects.clone(), &self.url, self.config.clone()).map_err(read)?;
+        let store = log.object_store(None);
         let listed = store.list_with_delimiter(None).await.map_err(|e| read(e.into()))?;
         let mut names = Vec::new();
         for prefix in listed.common_prefixes {
@@ -119,6 +144,18 @@ impl Location {
             }
         }
         Ok(names)
+    }
+}
+
+/// Locks a file, waiting a moment: a writer that is just ending lets go soon, and so does a child of ours, which holds our
+/// files from its fork to its exec.
+fn lock_soon(file: &File) -> Result<(), TryLockError> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => std::thread::park_timeout(LOCK_STEP),
+            done => return done,
+        }
     }
 }
 
@@ -133,26 +170,13 @@ fn local_tables(folder: &std::path::Path) -> Vec<String> {
     names
 }
 
-/// Teaches the Delta library the object stores of the clouds, without the vendors' SDKs: conditional puts are all a
-/// commit needs.
+/// Teaches the Delta library the schemes of the clouds, without the vendors' SDKs: conditional puts are all a commit
+/// needs.
 fn register_clouds() {
-    #[derive(Debug)]
-    struct Cloud;
-    impl ObjectStoreFactory for Cloud {
-        fn parse_url_opts(&self, url: &Url, config: &StorageConfig) -> DeltaResult<(ObjectStoreRef, Path)> {
-            let (store, path) = object_store::parse_url_opts(url, &config.raw)?;
-            let store: Arc<dyn ObjectStore> = Arc::from(store);
-            Ok((store, path))
-        }
-    }
     let memory = Url::parse("memory://").expect("a constant URL");
     let logs = logstore_factories();
-    let default_log = logs.get(&memory).map(|entry| entry.value().clone());
+    let Some(plain) = logs.get(&memory).map(|entry| entry.value().clone()) else { return };
     for scheme in ["s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "adl"] {
-        let key = Url::parse(&format!("{scheme}://")).expect("a constant URL");
-        object_store_factories().insert(key.clone(), Arc::new(Cloud));
-        if let Some(factory) = &default_log {
-            logs.insert(key, factory.clone());
-        }
+        logs.insert(Url::parse(&format!("{scheme}://")).expect("a constant URL"), plain.clone());
     }
 }

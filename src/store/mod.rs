@@ -4,6 +4,8 @@
 //! restart finds exactly what it needs to read again. Never reads Kafka, never plans a query.
 
 pub mod columns;
+mod disk;
+mod durable;
 mod file;
 mod location;
 mod scan;
@@ -22,6 +24,7 @@ use datafusion::error::DataFusionError;
 use deltalake::DeltaTableError;
 use url::Url;
 
+use disk::{Disk, LocalDisk};
 use location::Location;
 use table::Table;
 pub use table::{Committed, TableSpec};
@@ -37,6 +40,8 @@ pub struct Settings {
     pub commit_interval: Duration,
     /// Bytes of rows held before the source is made to wait.
     pub head_bytes_max: usize,
+    /// Whether a commit to a folder is on the disk, and not only on its way there, when it is done.
+    pub durable: bool,
 }
 
 impl Default for Settings {
@@ -46,6 +51,7 @@ impl Default for Settings {
             options: HashMap::new(),
             commit_interval: Duration::from_secs(2),
             head_bytes_max: 512 << 20,
+            durable: true,
         }
     }
 }
@@ -56,6 +62,8 @@ pub enum StoreError {
     Url { url: String, reason: String },
     #[error("failed to {action} {path} (hint: it must be a folder this user may write)")]
     Folder { action: &'static str, path: String, source: std::io::Error },
+    #[error("failed to sync {path} to its disk (hint: a file system that cannot needs store.durable = false)")]
+    Sync { path: String, source: std::io::Error },
     #[error("{path} belongs to another running writer (hint: stop it, or give this one a folder of its own)")]
     Locked { path: String },
     #[error("{path} holds no store (hint: point --data at the folder a service wrote to)")]
@@ -85,7 +93,8 @@ pub enum StoreError {
 impl StoreError {
     /// Whether trying the same again later may succeed.
     pub fn retriable(&self) -> bool {
-        matches!(self, StoreError::Write { .. } | StoreError::Commit { .. } | StoreError::Open { .. })
+        use StoreError::{Commit, Open, Read, Write};
+        matches!(self, Write { .. } | Commit { .. } | Open { .. } | Read { .. })
     }
 }
 
@@ -114,8 +123,13 @@ impl Store {
     ///
     /// The order of `specs` is the order of commits: a table whose rows another table's rows refer to comes first.
     pub async fn open(settings: &Settings, specs: Vec<TableSpec>) -> Result<Store, StoreError> {
+        let disk = settings.durable.then(|| Arc::new(LocalDisk) as Arc<dyn Disk>);
         let location = Location::parse(settings)?;
-        let location = tokio::task::spawn_blocking(move || location.lock()).await??;
+        let location = tokio::task::spawn_blocking(move || location.lock(disk)).await??;
+        Store::open_at(location, specs).await
+    }
+
+    async fn open_at(location: Location, specs: Vec<TableSpec>) -> Result<Store, StoreError> {
         let mut tables = BTreeMap::new();
         for (rank, spec) in specs.into_iter().enumerate() {
             let name = spec.name.clone();

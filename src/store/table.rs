@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -16,7 +17,7 @@ use datafusion::prelude::SessionConfig;
 use deltalake::delta_datafusion::TableProviderBuilder;
 use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
 use deltalake::kernel::transaction::{CommitBuilder, CommitProperties};
-use deltalake::kernel::{Action, Add, EagerSnapshot, StructType, Transaction};
+use deltalake::kernel::{Action, Add, EagerSnapshot, StructType, Transaction, Version};
 use deltalake::logstore::LogStoreRef;
 use deltalake::operations::create::CreateBuilder;
 use deltalake::protocol::{DeltaOperation, SaveMode};
@@ -33,6 +34,8 @@ use super::scan::PinnedTable;
 
 /// The partition column of tables that are split by day.
 const DAY: &str = "day";
+/// Under which word a commit carries its id in the log.
+const COMMIT_ID: &str = "bellwetherCommit";
 /// After how many commits the log is summed up in a checkpoint.
 const COMMITS_PER_CHECKPOINT: u64 = 100;
 /// How often a commit is tried anew when somebody else's commit came first.
@@ -74,18 +77,24 @@ struct Head {
     /// Where each app stands with the rows of `open`.
     positions: BTreeMap<String, i64>,
     sealed: Option<Sealed>,
-    /// Where each app stands in the commit that is shown; filled when first asked for.
+    /// Where each app stands as far as we know: read when first asked for, then moved by our own commits alone.
     stored: BTreeMap<String, Option<i64>>,
+    /// Where other writers have moved an app to in commits that we came upon. One that is not where we know it is lost.
+    moved: BTreeMap<String, i64>,
 }
 
 /// Rows on their way into a commit. Kept through failures, with the files already written.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 struct Sealed {
+    /// Names the commit in the log, and its files: what is found under it is ours, whatever an error said before.
+    id: Uuid,
     batches: Vec<RecordBatch>,
     rows: usize,
     bytes: usize,
     positions: BTreeMap<String, i64>,
-    written: Option<Vec<Add>>,
+    /// The rows as files. Kept, so that one written twice is the same and a disk that fills up fills with no copies.
+    files: Option<Arc<[Encoded]>>,
+    written: Vec<Add>,
 }
 
 /// The newest commit known, as queries see it.
@@ -104,6 +113,7 @@ impl fmt::Debug for Table {
 impl Table {
     pub async fn open(location: &Location, spec: TableSpec, rank: usize) -> Result<Table, StoreError> {
         let failed = |source| StoreError::Open { table: spec.name.clone(), source };
+        location.settle(&spec.name).await?;
         let log = location.table(&spec.name)?;
         let state = match log.is_delta_table_location().await.map_err(failed)? {
             true => DeltaTableState::try_new(log.as_ref(), None).await.map_err(failed)?,
@@ -149,16 +159,16 @@ impl Table {
         head.rows + head.sealed.as_ref().map_or(0, |sealed| sealed.rows)
     }
 
-    /// Returns where an app stands in the commit that is shown.
+    /// Returns where an app stands: where our own commits left it, or else where it stood when it was first asked for.
     pub async fn position(&self, app: &str) -> Result<Option<i64>, StoreError> {
         if let Some(known) = self.head().stored.get(app) {
             return Ok(*known);
         }
         let state = self.shown().state;
         let found = state.transaction_version(self.log.as_ref(), app).await;
-        let found = found.map_err(|source| StoreError::Open { table: self.spec.name.clone(), source })?;
-        self.head().stored.insert(app.to_owned(), found);
-        Ok(found)
+        let found = found.map_err(|source| self.unread(source))?;
+        // A commit that was shown meanwhile knows better.
+        Ok(*self.head().stored.entry(app.to_owned()).or_insert(found))
     }
 
     /// Tells whether rows put aside are still waiting for their commit.
@@ -174,11 +184,13 @@ impl Table {
             return;
         }
         let sealed = Sealed {
+            id: Uuid::new_v4(),
             batches: std::mem::take(&mut head.open),
             rows: std::mem::take(&mut head.rows),
             bytes: std::mem::take(&mut head.bytes),
             positions: std::mem::take(&mut head.positions),
-            written: None,
+            files: None,
+            written: Vec::new(),
         };
         head.sealed = Some(sealed);
     }
@@ -186,12 +198,9 @@ impl Table {
     /// Commits what was sealed. Readers step from the head's rows to the commit's in one moment, under `pinning`.
     pub async fn commit_sealed(&self, pinning: &RwLock<()>) -> Result<Option<Committed>, StoreError> {
         let Some(sealed) = self.head().sealed.clone() else { return Ok(None) };
-        let adds = match sealed.written {
-            Some(ref adds) => adds.clone(),
-            None => self.write_files(&sealed).await?,
-        };
+        let adds = self.write_files(&sealed).await?;
         let bytes = adds.iter().map(|add| add.size as usize).sum();
-        let state = self.commit_actions(adds, &sealed.positions).await?;
+        let state = self.commit_actions(adds, &sealed).await?;
         let provider = provide(&self.spec.name, &self.log, state.snapshot()).await?;
         let _shown_at_once = pinning.write().unwrap_or_else(PoisonError::into_inner);
         *self.shown.write().unwrap_or_else(PoisonError::into_inner) = Shown { state, provider };
@@ -223,81 +232,94 @@ impl Table {
     }
 
     async fn write_files(&self, sealed: &Sealed) -> Result<Vec<Add>, StoreError> {
-        let (spec, batches) = (self.spec.clone(), sealed.batches.clone());
-        if batches.is_empty() {
-            return Ok(Vec::new());
+        let files = self.encode(sealed).await?;
+        let mut written = sealed.written.clone();
+        for (index, file) in files.iter().enumerate().skip(written.len()) {
+            written.push(self.write_file(sealed.id, index, file).await?);
+            if let Some(sealed) = &mut self.head().sealed {
+                sealed.written = written.clone();
+            }
         }
-        let files = tokio::task::spawn_blocking(move || file::encode(&spec, &batches)).await??;
-        let mut adds = Vec::with_capacity(files.len());
-        for encoded in files {
-            adds.push(self.write_file(encoded).await?);
-        }
-        if let Some(sealed) = &mut self.head().sealed {
-            sealed.written = Some(adds.clone());
-        }
-        Ok(adds)
+        Ok(written)
     }
 
-    async fn write_file(&self, file: Encoded) -> Result<Add, StoreError> {
+    async fn encode(&self, sealed: &Sealed) -> Result<Arc<[Encoded]>, StoreError> {
+        if let Some(files) = &sealed.files {
+            return Ok(files.clone());
+        }
+        if sealed.batches.is_empty() {
+            return Ok(Arc::default());
+        }
+        let (spec, batches) = (self.spec.clone(), sealed.batches.clone());
+        let files: Arc<[Encoded]> = tokio::task::spawn_blocking(move || file::encode(&spec, &batches)).await??.into();
+        if let Some(sealed) = &mut self.head().sealed {
+            sealed.files = Some(files.clone());
+        }
+        Ok(files)
+    }
+
+    async fn write_file(&self, commit: Uuid, index: usize, file: &Encoded) -> Result<Add, StoreError> {
         let failed = |source| StoreError::Write { table: self.spec.name.clone(), source };
-        let name = format!("part-{}.zstd.parquet", Uuid::new_v4());
+        let name = format!("part-{index:05}-{commit}.zstd.parquet");
         let day = file.day.map(file::day_text);
         let path = day.as_ref().map_or_else(|| name.clone(), |day| format!("{DAY}={day}/{name}"));
         let store = self.log.object_store(None);
-        let size = file.bytes.len() as i64;
-        store.put(&Path::from(path.as_str()), file.bytes.into()).await.map_err(failed)?;
+        store.put(&Path::from(path.as_str()), file.bytes.clone().into()).await.map_err(failed)?;
         let written = store.head(&Path::from(path.as_str())).await.map_err(failed)?;
         Ok(Add {
             path,
             partition_values: day.into_iter().map(|day| (DAY.to_owned(), Some(day))).collect(),
-            size,
+            size: file.bytes.len() as i64,
             modification_time: written.last_modified.timestamp_millis(),
             data_change: true,
-            stats: Some(file.stats),
+            stats: Some(file.stats.clone()),
             ..Add::default()
         })
     }
 
-    /// Commits files and positions on the snapshot whose positions are the expected ones.
+    /// Commits files and positions on a snapshot in which the positions are the expected ones.
     ///
-    /// An error of the library does not say that the commit is not there: the log is read again, and positions that
-    /// stand where this commit would have put them mean that it landed.
-    async fn commit_actions(
-        &self,
-        adds: Vec<Add>,
-        positions: &BTreeMap<String, i64>,
-    ) -> Result<DeltaTableState, StoreError> {
-        let mut expected = BTreeMap::new();
-        for app in positions.keys() {
-            expected.insert(app.clone(), self.position(app).await?);
+    /// An error of the library does not say that the commit is not there: after each the log is read again. Found there,
+    /// it landed; positions that have moved without it are somebody else's.
+    async fn commit_actions(&self, adds: Vec<Add>, sealed: &Sealed) -> Result<DeltaTableState, StoreError> {
+        for app in sealed.positions.keys() {
+            self.position(app).await?;
         }
         let mut state = self.shown().state;
-        for attempts_left in (0..ATTEMPTS_MAX).rev() {
-            match self.commit_once(&state, &adds, positions).await {
-                Ok(state) => return Ok(state),
-                Err(source) if attempts_left == 0 => {
-                    return Err(StoreError::Commit { table: self.spec.name.clone(), source });
+        let shown = state.version();
+        let mut attempts_left = ATTEMPTS_MAX;
+        loop {
+            // Before the first attempt too: the snapshot may show commits of others, come upon by an earlier commit.
+            self.refuse_if_moved(sealed)?;
+            attempts_left -= 1;
+            let source = match self.commit_once(&state, &adds, sealed).await {
+                Ok(state) => {
+                    self.head().moved.retain(|app, _| !sealed.positions.contains_key(app));
+                    return Ok(state);
                 }
-                Err(error) => warn!(table = self.spec.name, attempts_left, %error, "retrying commit"),
-            }
-            state = DeltaTableState::try_new(self.log.as_ref(), None)
-                .await
-                .map_err(|source| StoreError::Open { table: self.spec.name.clone(), source })?;
-            if self.landed(&state, &adds, positions, &expected).await? {
+                Err(source) => source,
+            };
+            warn!(table = self.spec.name, attempts_left, error = %source, "reading the log again after a commit failed");
+            state = DeltaTableState::try_new(self.log.as_ref(), None).await.map_err(|source| self.unread(source))?;
+            if self.look_through(shown + 1..=state.version(), sealed).await? {
                 return Ok(state);
             }
+            if attempts_left == 0 {
+                self.refuse_if_moved(sealed)?;
+                return Err(StoreError::Commit { table: self.spec.name.clone(), source });
+            }
         }
-        unreachable!("the last attempt returns")
     }
 
     async fn commit_once(
         &self,
         state: &DeltaTableState,
         adds: &[Add],
-        positions: &BTreeMap<String, i64>,
+        sealed: &Sealed,
     ) -> Result<DeltaTableState, DeltaTableError> {
-        let transactions = positions.iter().map(|(app, next)| Transaction::new(app, *next)).collect();
+        let transactions = sealed.positions.iter().map(|(app, next)| Transaction::new(app, *next)).collect();
         let properties = CommitProperties::default()
+            .with_metadata([(COMMIT_ID.to_owned(), sealed.id.to_string().into())])
             .with_max_retries(0)
             .with_create_checkpoint(false)
             .with_cleanup_expired_logs(Some(false))
@@ -311,30 +333,41 @@ impl Table {
         Ok(done.snapshot())
     }
 
-    /// Tells whether a commit that came back as failed is in the log after all.
-    async fn landed(
-        &self,
-        state: &DeltaTableState,
-        adds: &[Add],
-        positions: &BTreeMap<String, i64>,
-        expected: &BTreeMap<String, Option<i64>>,
-    ) -> Result<bool, StoreError> {
-        for (app, next) in positions {
-            let found = state
-                .transaction_version(self.log.as_ref(), app)
-                .await
-                .map_err(|source| StoreError::Open { table: self.spec.name.clone(), source })?;
-            let before = expected.get(app).copied().flatten();
-            if found == Some(*next) && found != before {
-                return Ok(true);
-            }
-            if found != before {
-                let (table, app) = (self.spec.name.clone(), app.clone());
-                return Err(StoreError::Fenced { table, app, expected: before, found });
+    /// Looks through the newest versions of the log for our own commit, which may have landed without an answer, and for
+    /// what others moved. Positions alone cannot tell: another writer that took one partition of several may have moved
+    /// it to the very place where this commit would have.
+    async fn look_through(&self, versions: RangeInclusive<Version>, sealed: &Sealed) -> Result<bool, StoreError> {
+        let id = sealed.id.to_string();
+        let mut landed = false;
+        for version in versions {
+            let entry = self.log.read_commit_entry(version).await.map_err(|source| self.unread(source))?;
+            let entry = entry.as_deref().map(String::from_utf8_lossy).unwrap_or_default();
+            let mut head = self.head();
+            // Nobody else can have written an id that has not left this process.
+            if entry.contains(&id) {
+                landed = true;
+                head.moved.retain(|app, _| !sealed.positions.contains_key(app));
+            } else {
+                head.moved.extend(entry.lines().filter_map(transaction));
             }
         }
-        let ours = |path: &str| adds.iter().any(|add| add.path == path);
-        Ok(state.log_data().iter().any(|file| ours(&file.path())))
+        Ok(landed)
+    }
+
+    fn refuse_if_moved(&self, sealed: &Sealed) -> Result<(), StoreError> {
+        let head = self.head();
+        for app in sealed.positions.keys() {
+            let expected = head.stored.get(app).copied().flatten();
+            let found = head.moved.get(app).copied();
+            if found.is_some() && found != expected {
+                return Err(StoreError::Fenced { table: self.spec.name.clone(), app: app.clone(), expected, found });
+            }
+        }
+        Ok(())
+    }
+
+    fn unread(&self, source: DeltaTableError) -> StoreError {
+        StoreError::Open { table: self.spec.name.clone(), source }
     }
 
     fn head(&self) -> MutexGuard<'_, Head> {
@@ -344,6 +377,13 @@ impl Table {
     fn shown(&self) -> Shown {
         self.shown.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+/// Returns the app and its position from a line of the log that moves one.
+fn transaction(line: &str) -> Option<(String, i64)> {
+    let action: serde_json::Value = line.contains("\"txn\"").then(|| serde_json::from_str(line).ok())??;
+    let moved = action.get("txn")?;
+    Some((moved.get("appId")?.as_str()?.to_owned(), moved.get("version")?.as_i64()?))
 }
 
 /// Returns a table that somebody else may be writing, as of its newest commit.

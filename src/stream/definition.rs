@@ -1,38 +1,45 @@
-//! A view's file, read: its name, its options, its window, and the query with the window taken out. Plans nothing.
+//! The files of views and of dimension tables, read: names, options, windows, and each query with its window taken out.
+//! Plans nothing, and opens no table.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use datafusion::sql::sqlparser::ast::{
-    CreateTableOptions, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr, Ident, Query,
-    SetExpr, SqlOption, Statement, Value, visit_expressions,
-};
+use datafusion::sql::parser::{CreateExternalTable, DFParserBuilder, Statement};
+use datafusion::sql::sqlparser::ast::{CreateTableOptions, CreateView, SqlOption, Statement as Sql, visit_relations};
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
-use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 
 use super::StreamError;
+use super::window::{self, Window, duration, text_of};
 
-/// Windows of equal width, one starting every `slide`, aligned to the Unix epoch. Tumbling where the two are equal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Window {
-    pub width: Duration,
-    pub slide: Duration,
-}
+/// How many windows back window functions see where a view does not say.
+const LOOKBACK_WINDOWS: u32 = 60;
 
 /// What the file of a view says.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Definition {
     pub name: Arc<str>,
     /// Where it was read from, for messages.
     pub file: String,
     /// The comment at the head of the file.
     pub description: String,
+    /// Its own window, or that of the views it reads.
     pub window: Window,
+    /// The column its own window is over; none where it takes the windows of the views it reads as they are.
+    pub windowed_on: Option<String>,
     /// How long after the newest row of its partition a row may still come.
     pub lateness: Duration,
+    /// How far back window functions like `lag` see.
+    pub lookback: Duration,
     /// The topic its rows go to, where it asks for one.
     pub topic: Option<String>,
+    /// The topic its late rows go to, where it asks for one.
+    pub late_topic: Option<String>,
+    /// Bytes of open windows beyond which no new group is taken in.
+    pub state_bytes_max: usize,
+    /// The tables it names: sources, views, dimension tables.
+    pub reads: Vec<String>,
     /// The query, with `window_start` and `window_end` in place of the window function.
     pub query: String,
 }
@@ -41,45 +48,200 @@ pub struct Definition {
 #[derive(Clone, Copy, Debug)]
 pub struct Defaults {
     pub lateness: Duration,
+    pub state_bytes_max: usize,
 }
 
-impl Definition {
-    /// Reads `CREATE MATERIALIZED VIEW name WITH (…) AS SELECT … GROUP BY tumble(ts, INTERVAL '…'), …`.
-    pub fn parse(file: &str, text: &str, defaults: Defaults) -> Result<Definition, StreamError> {
-        let unsupported = |message: String| StreamError::Unsupported { file: file.to_owned(), message };
-        let mut statements =
-            Parser::parse_sql(&PostgreSqlDialect {}, text).map_err(|error| syntax(file, error.clone()))?;
-        let (Some(Statement::CreateView(view)), true) = (statements.pop(), statements.is_empty()) else {
-            return Err(unsupported("expected one CREATE MATERIALIZED VIEW … AS SELECT …".to_owned()));
-        };
-        if !view.materialized {
-            return Err(unsupported("expected CREATE MATERIALIZED VIEW (hint: add MATERIALIZED)".to_owned()));
+/// A table of fixed rows that streams can be joined with, as its file declares it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dimension {
+    pub name: String,
+    /// Where the declaration was read from.
+    pub file: String,
+    /// Where its rows are, relative to the folder of `file`.
+    pub location: String,
+    /// `CSV` or `JSON`.
+    pub format: String,
+    /// The declaration itself, which carries the columns and their types.
+    pub statement: String,
+}
+
+/// All that a folder of SQL files declares.
+#[derive(Clone, Debug, Default)]
+pub struct Definitions {
+    /// A view after all that it reads.
+    pub views: Vec<Definition>,
+    pub dimensions: Vec<Dimension>,
+}
+
+/// A view's file, before it is known what windows the views it reads have.
+struct Draft {
+    definition: Definition,
+    own_window: Option<Window>,
+    lookback: Option<Duration>,
+}
+
+impl Definitions {
+    /// Reads files of `CREATE MATERIALIZED VIEW name WITH (…) AS SELECT …` and of `CREATE EXTERNAL TABLE …`: their paths
+    /// and texts.
+    ///
+    /// # Errors
+    /// The first file that does not read, that takes a name twice, or that reads itself by a detour.
+    pub fn read<P: AsRef<str>, T: AsRef<str>>(
+        files: &[(P, T)],
+        defaults: Defaults,
+    ) -> Result<Definitions, StreamError> {
+        let mut drafts: Vec<Draft> = Vec::new();
+        let mut dimensions: Vec<Dimension> = Vec::new();
+        for (file, text) in files {
+            let (file, text) = (file.as_ref(), text.as_ref());
+            let (name, other) = match statement(file, text)? {
+                Statement::CreateExternalTable(table) => {
+                    let dimension = dimension(file, text, &table)?;
+                    let other = dimensions.iter().find(|d| d.name == dimension.name).map(|d| d.file.clone());
+                    dimensions.push(dimension);
+                    (table.name.to_string(), other)
+                }
+                Statement::Statement(statement) => {
+                    let draft = Draft::of(file, text, *statement, defaults)?;
+                    let name = draft.definition.name.to_string();
+                    let other = drafts.iter().find(|d| *d.definition.name == *name);
+                    let other = other.map(|d| d.definition.file.clone());
+                    drafts.push(draft);
+                    (name, other)
+                }
+                _ => return Err(unsupported(file, EXPECTED)),
+            };
+            if let Some(first) = other {
+                return Err(StreamError::Duplicate { view: name, first, second: file.to_owned() });
+            }
         }
-        let options = Options::read(&view.options, defaults).map_err(unsupported)?;
-        let mut query = *view.query;
-        let window = take_window(&mut query).map_err(unsupported)?;
-        let name = view.name.to_string();
-        check_name(&name).map_err(unsupported)?;
-        Ok(Definition {
-            name: name.into(),
-            file: file.to_owned(),
-            description: leading_comment(text),
-            window,
-            lateness: options.lateness,
-            topic: options.topic,
-            query: query.to_string(),
-        })
+        Ok(Definitions { views: arrange(drafts)?, dimensions })
     }
 }
 
-fn syntax(file: &str, error: ParserError) -> StreamError {
-    let message = match error {
-        ParserError::TokenizerError(message) | ParserError::ParserError(message) => message,
-        ParserError::RecursionLimitExceeded => "the statement is nested too deeply".to_owned(),
-    };
+const EXPECTED: &str = "expected one CREATE MATERIALIZED VIEW … AS SELECT … or CREATE EXTERNAL TABLE …";
+
+fn unsupported(file: &str, message: impl Into<String>) -> StreamError {
+    StreamError::Unsupported { file: file.to_owned(), message: message.into() }
+}
+
+fn statement(file: &str, text: &str) -> Result<Statement, StreamError> {
+    let parsed = DFParserBuilder::new(text).with_dialect(&PostgreSqlDialect {}).build();
+    let parsed = parsed.and_then(|mut parser| parser.parse_statements());
+    let mut statements = parsed.map_err(|error| syntax(file, &error.to_string()))?;
+    match (statements.pop_front(), statements.is_empty()) {
+        (Some(statement), true) => Ok(statement),
+        _ => Err(unsupported(file, EXPECTED)),
+    }
+}
+
+fn syntax(file: &str, message: &str) -> StreamError {
     // The parser names the place at the end of its message: "… at Line: 3, Column: 7".
     let line = message.rsplit_once("Line: ").and_then(|(_, rest)| rest.split(',').next()?.parse().ok());
-    StreamError::Syntax { file: file.to_owned(), line: line.unwrap_or(1), message }
+    StreamError::Syntax { file: file.to_owned(), line: line.unwrap_or(1), message: message.to_owned() }
+}
+
+fn dimension(file: &str, text: &str, table: &CreateExternalTable) -> Result<Dimension, StreamError> {
+    let format = table.file_type.to_ascii_uppercase();
+    if !matches!(format.as_str(), "CSV" | "JSON") {
+        return Err(unsupported(file, format!("a dimension table is STORED AS CSV or JSON, got {format}")));
+    }
+    if table.columns.is_empty() {
+        return Err(unsupported(file, "a dimension table names its columns and their types"));
+    }
+    let [location] = table.locations.as_slice() else {
+        return Err(unsupported(file, "a dimension table has one LOCATION"));
+    };
+    let name = table.name.to_string();
+    check_name(&name).map_err(|message| unsupported(file, message))?;
+    Ok(Dimension {
+        name,
+        file: file.to_owned(),
+        location: location.clone(),
+        format,
+        // As it was written: the parser does not print the columns.
+        statement: text.to_owned(),
+    })
+}
+
+impl Draft {
+    fn of(file: &str, text: &str, statement: Sql, defaults: Defaults) -> Result<Draft, StreamError> {
+        let refused = |message: String| unsupported(file, message);
+        let Sql::CreateView(CreateView { materialized, name, query, options, .. }) = statement else {
+            return Err(unsupported(file, EXPECTED));
+        };
+        if !materialized {
+            return Err(unsupported(file, "expected CREATE MATERIALIZED VIEW (hint: add MATERIALIZED)"));
+        }
+        let options = Options::read(&options, defaults).map_err(refused)?;
+        let mut query = *query;
+        let found = window::take(&mut query).map_err(refused)?;
+        let name = name.to_string();
+        check_name(&name).map_err(refused)?;
+        let mut reads = BTreeSet::new();
+        let _ = visit_relations(&query, |relation| {
+            reads.insert(relation.to_string());
+            ControlFlow::<()>::Continue(())
+        });
+        let own_window = found.as_ref().map(|found| found.window);
+        let definition = Definition {
+            name: name.into(),
+            file: file.to_owned(),
+            description: leading_comment(text),
+            window: own_window.unwrap_or(Window::Hop { width: Duration::ZERO, slide: Duration::ZERO }),
+            windowed_on: found.map(|found| found.on),
+            lateness: options.lateness,
+            lookback: Duration::ZERO,
+            topic: options.topic,
+            late_topic: options.late_topic,
+            state_bytes_max: options.state_bytes_max,
+            reads: reads.into_iter().collect(),
+            query: query.to_string(),
+        };
+        Ok(Draft { definition, own_window, lookback: options.lookback })
+    }
+}
+
+/// Puts each view after those it reads, and gives those without a window of their own the window of what they read.
+fn arrange(mut drafts: Vec<Draft>) -> Result<Vec<Definition>, StreamError> {
+    let mut views: Vec<Definition> = Vec::with_capacity(drafts.len());
+    while !drafts.is_empty() {
+        let waits = |draft: &Draft| {
+            let mut others = drafts.iter().filter(|other| !std::ptr::eq(*other, draft));
+            let reads = |name: &str| draft.definition.reads.iter().any(|read| read == name);
+            reads(&draft.definition.name) || others.any(|other| reads(&other.definition.name))
+        };
+        let Some(ready) = drafts.iter().position(|draft| !waits(draft)) else {
+            let names: Vec<&str> = drafts.iter().map(|draft| &*draft.definition.name).collect();
+            let message = format!("views read each other in a circle: {}", names.join(", "));
+            return Err(unsupported(&drafts[0].definition.file, message));
+        };
+        let Draft { mut definition, own_window, lookback } = drafts.remove(ready);
+        definition.window = match own_window {
+            Some(window) => window,
+            None => window_of_inputs(&definition, &views)?,
+        };
+        definition.lookback = lookback.unwrap_or_else(|| definition.window.slide().saturating_mul(LOOKBACK_WINDOWS));
+        views.push(definition);
+    }
+    Ok(views)
+}
+
+fn window_of_inputs(definition: &Definition, before: &[Definition]) -> Result<Window, StreamError> {
+    let mut inputs = before.iter().filter(|view| definition.reads.iter().any(|read| **read == *view.name));
+    let source = definition.reads.iter().find(|read| matches!(read.as_str(), "metrics" | "events"));
+    let (Some(first), None) = (inputs.next(), source) else {
+        let hint = "hint: add tumble(ts, INTERVAL '1 minute'), hop(ts, slide, width) or session(ts, gap)";
+        return Err(unsupported(&definition.file, format!("GROUP BY has no window ({hint})")));
+    };
+    match inputs.find(|other| other.window != first.window) {
+        None => Ok(first.window),
+        Some(other) => {
+            let message =
+                format!("views that are joined need the same window; {} and {} differ", first.name, other.name);
+            Err(unsupported(&definition.file, message))
+        }
+    }
 }
 
 fn leading_comment(text: &str) -> String {
@@ -92,20 +254,22 @@ fn check_name(name: &str) -> Result<(), String> {
     let plain = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
     match plain && name.starts_with(|c: char| c.is_ascii_lowercase()) && name.len() <= 64 {
         true => Ok(()),
-        false => {
-            Err(format!("view name {name:?} must be lower-case letters, digits and _, a letter first, at most 64"))
-        }
+        false => Err(format!("name {name:?} must be lower-case letters, digits and _, a letter first, at most 64")),
     }
 }
 
 struct Options {
     lateness: Duration,
+    lookback: Option<Duration>,
     topic: Option<String>,
+    late_topic: Option<String>,
+    state_bytes_max: usize,
 }
 
 impl Options {
     fn read(given: &CreateTableOptions, defaults: Defaults) -> Result<Options, String> {
-        let mut options = Options { lateness: defaults.lateness, topic: None };
+        let Defaults { lateness, state_bytes_max } = defaults;
+        let mut options = Options { lateness, lookback: None, topic: None, late_topic: None, state_bytes_max };
         let CreateTableOptions::With(given) = given else { return Ok(options) };
         for option in given {
             let SqlOption::KeyValue { key, value } = option else {
@@ -116,155 +280,95 @@ impl Options {
             };
             match key.value.as_str() {
                 "lateness" => options.lateness = duration(&value)?,
+                "lookback" => options.lookback = Some(duration(&value)?),
                 "topic" => options.topic = Some(value),
-                other => return Err(format!("option {other:?} is not known (hint: lateness, topic)")),
+                "late_topic" => options.late_topic = Some(value),
+                "state_max" => options.state_bytes_max = bytes(&value)?,
+                other => {
+                    let known = "lateness, lookback, topic, late_topic, state_max";
+                    return Err(format!("option {other:?} is not known (hint: {known})"));
+                }
             }
         }
         Ok(options)
     }
 }
 
-fn text_of(expr: &Expr) -> Option<String> {
-    match expr {
-        Expr::Value(value) => match &value.value {
-            Value::SingleQuotedString(text) => Some(text.clone()),
-            Value::Number(number, _) => Some(number.clone()),
-            _ => None,
-        },
-        _ => None,
-    }
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text)
-        .map_err(|e| format!("expected a duration like '10s' or '5 minutes', got {text:?}: {e}"))
-}
-
-/// Finds the one window function among the group keys and puts the window's two bounds in its place.
-fn take_window(query: &mut Query) -> Result<Window, String> {
-    let SetExpr::Select(select) = query.body.as_mut() else {
-        return Err("expected a plain SELECT (hint: UNION and VALUES cannot be continuous)".to_owned());
-    };
-    let GroupByExpr::Expressions(keys, _) = &mut select.group_by else {
-        return Err("GROUP BY ALL is not supported (hint: name the keys and the window)".to_owned());
-    };
-    let mut window = None;
-    let mut rewritten = Vec::with_capacity(keys.len() + 1);
-    for key in keys.drain(..) {
-        match as_window(&key)? {
-            None => rewritten.push(key),
-            Some(_) if window.is_some() => return Err("GROUP BY has more than one window".to_owned()),
-            Some(found) => {
-                window = Some(found);
-                rewritten.push(Expr::Identifier(Ident::new("window_start")));
-                rewritten.push(Expr::Identifier(Ident::new("window_end")));
-            }
-        }
-    }
-    *keys = rewritten;
-    if mentions_window(query) {
-        return Err("tumble and hop belong in GROUP BY alone (hint: select window_start, window_end)".to_owned());
-    }
-    window.ok_or_else(|| {
-        "GROUP BY has no window (hint: add tumble(ts, INTERVAL '1 minute') or hop(ts, slide, width))".to_owned()
-    })
-}
-
-fn as_window(expr: &Expr) -> Result<Option<Window>, String> {
-    let Expr::Function(function) = expr else { return Ok(None) };
-    let name = function.name.to_string().to_ascii_lowercase();
-    let arguments = match name.as_str() {
-        "tumble" | "hop" => arguments(function),
-        "session" => return Err("session windows are not supported yet (hint: use tumble or hop)".to_owned()),
-        _ => return Ok(None),
-    };
-    let (Some((Expr::Identifier(on), intervals)), true) = (arguments.split_first(), arguments.len() > 1) else {
-        return Err(format!("expected {name}(ts, INTERVAL '…'), got {function}"));
-    };
-    if on.value != "ts" {
-        return Err(format!("windows are over ts, the event time, got {on}"));
-    }
-    let lengths = intervals.iter().map(|arg| interval(arg)).collect::<Result<Vec<_>, _>>()?;
-    let window = match (name.as_str(), lengths.as_slice()) {
-        ("tumble", &[width]) => Window { width, slide: width },
-        ("hop", &[slide, width]) => Window { width, slide },
-        _ => return Err(format!("expected tumble(ts, width) or hop(ts, slide, width), got {function}")),
-    };
-    if window.slide.is_zero() || window.slide > window.width {
-        return Err(format!("expected a slide above zero and at most the width, got {function}"));
-    }
-    Ok(Some(window))
-}
-
-fn arguments(function: &Function) -> Vec<Expr> {
-    let FunctionArguments::List(list) = &function.args else { return Vec::new() };
-    let unnamed = list.args.iter().filter_map(|arg| match arg {
-        FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr.clone()),
-        _ => None,
-    });
-    unnamed.collect()
-}
-
-fn interval(expr: &Expr) -> Result<Duration, String> {
-    let Expr::Interval(interval) = expr else {
-        return Err(format!("expected INTERVAL '1 minute' or the like, got {expr}"));
-    };
-    let number = text_of(&interval.value).ok_or_else(|| format!("expected a text in {expr}"))?;
-    let unit = interval.leading_field.as_ref().map(|unit| unit.to_string().to_ascii_lowercase());
-    let length = duration(&format!("{number} {}", unit.unwrap_or_default()))?;
-    match length.subsec_nanos() % 1_000_000 {
-        0 => Ok(length),
-        _ => Err(format!("expected whole milliseconds, got {expr}")),
-    }
-}
-
-fn mentions_window(query: &Query) -> bool {
-    let found = visit_expressions(query, |expr| match expr {
-        Expr::Function(f) if matches!(f.name.to_string().to_ascii_lowercase().as_str(), "tumble" | "hop") => {
-            ControlFlow::Break(())
-        }
-        _ => ControlFlow::Continue(()),
-    });
-    found.is_break()
+fn bytes(text: &str) -> Result<usize, String> {
+    let refused = || format!("expected a size like '64MiB', got {text:?}");
+    let (number, scale) = [("KiB", 10), ("MiB", 20), ("GiB", 30)]
+        .iter()
+        .find_map(|(unit, scale)| Some((text.strip_suffix(unit)?, *scale)))
+        .ok_or_else(refused)?;
+    let number: usize = number.trim().parse().map_err(|_| refused())?;
+    number.checked_mul(1 << scale).filter(|bytes| *bytes > 0).ok_or_else(refused)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const DEFAULTS: Defaults = Defaults { lateness: Duration::from_secs(10), state_bytes_max: 1 << 20 };
+
     fn parse(text: &str) -> Result<Definition, StreamError> {
-        Definition::parse("a.sql", text, Defaults { lateness: Duration::from_secs(10) })
+        Ok(Definitions::read(&[("a.sql", text)], DEFAULTS)?.views.remove(0))
     }
 
     #[test]
     fn a_view_is_read_whole() {
         let view = parse(
-            "-- What it is.\nCREATE MATERIALIZED VIEW v WITH (lateness = '5s', topic = 't') AS \
+            "-- What it is.\nCREATE MATERIALIZED VIEW v WITH (lateness = '5s', topic = 't', state_max = '2MiB') AS \
              SELECT window_end, count(*) AS n FROM metrics GROUP BY hop(ts, INTERVAL '1 minute', INTERVAL '5' MINUTE)",
         )
         .unwrap();
         assert_eq!((&*view.name, view.description.as_str()), ("v", "What it is."));
-        assert_eq!(view.window, Window { width: Duration::from_secs(300), slide: Duration::from_secs(60) });
+        assert_eq!(view.window, Window::Hop { width: Duration::from_secs(300), slide: Duration::from_secs(60) });
         assert_eq!((view.lateness, view.topic.as_deref()), (Duration::from_secs(5), Some("t")));
+        assert_eq!((view.lookback, view.state_bytes_max), (Duration::from_secs(3600), 2 << 20));
         assert!(view.query.ends_with("GROUP BY window_start, window_end"), "{}", view.query);
+    }
+
+    #[test]
+    fn views_come_after_what_they_read_and_take_over_its_windows() {
+        let tumble = "SELECT 1 FROM metrics GROUP BY tumble(ts, INTERVAL '1s')";
+        let files = [
+            ("c", "CREATE MATERIALIZED VIEW c AS SELECT * FROM a JOIN b ON a.window_end = b.window_end".to_owned()),
+            ("b", format!("CREATE MATERIALIZED VIEW b AS {tumble}")),
+            ("a", format!("CREATE MATERIALIZED VIEW a AS {tumble}")),
+        ];
+        let read = Definitions::read(&files, DEFAULTS).unwrap();
+        let names: Vec<&str> = read.views.iter().map(|view| &*view.name).collect();
+        assert_eq!(names, ["b", "a", "c"]);
+        assert_eq!(read.views[2].window, read.views[0].window);
+        assert_eq!(read.views[2].windowed_on, None);
+    }
+
+    #[test]
+    fn a_dimension_table_is_read() {
+        let text = "CREATE EXTERNAL TABLE owners (service VARCHAR NOT NULL, team VARCHAR) STORED AS CSV \
+                    LOCATION 'owners.csv' OPTIONS ('format.has_header' 'true')";
+        let read = Definitions::read(&[("dir/owners.sql", text)], DEFAULTS).unwrap();
+        let table = &read.dimensions[0];
+        assert_eq!((table.name.as_str(), table.location.as_str()), ("owners", "owners.csv"));
     }
 
     #[test]
     fn what_is_wrong_with_a_view_is_said() {
         let of = |query: &str| parse(&format!("CREATE MATERIALIZED VIEW v AS {query}")).unwrap_err().to_string();
         for (query, said) in [
-            ("SELECT 1", "no window"),
+            ("SELECT 1 FROM metrics", "no window"),
             ("SELECT 1 FROM m GROUP BY tumble(ts, 5)", "expected INTERVAL"),
-            ("SELECT 1 FROM m GROUP BY tumble(other, INTERVAL '1s')", "windows are over ts"),
             ("SELECT 1 FROM m GROUP BY hop(ts, INTERVAL '2s', INTERVAL '1s')", "at most the width"),
+            ("SELECT 1 FROM m GROUP BY session(ts, INTERVAL '0s')", "above zero"),
             ("SELECT tumble(ts, INTERVAL '1s') FROM m GROUP BY tumble(ts, INTERVAL '1s')", "GROUP BY alone"),
             ("SELECT 1 UNION SELECT 2", "plain SELECT"),
+            ("SELECT window_start FROM v", "in a circle"),
         ] {
             assert!(of(query).contains(said), "{query}: {}", of(query));
         }
         let broken = parse("CREATE MATERIALIZED VIEW v AS\nSELECT count(* FROM m").unwrap_err().to_string();
         assert!(broken.starts_with("a.sql:2:"), "{broken}");
         let option = parse("CREATE MATERIALIZED VIEW v WITH (nonsense = '1') AS SELECT 1").unwrap_err().to_string();
-        assert!(option.contains("lateness, topic"), "{option}");
+        assert!(option.contains("lateness, lookback"), "{option}");
     }
 }

@@ -1,12 +1,85 @@
-//! Partial aggregates of one pane: per group key, one state of every aggregate, held by vectorised accumulators.
+//! Partial aggregates per group key, held by DataFusion's vectorised accumulators: of one pane while rows still come,
+//! and frozen, to be merged into any number of windows.
 
-use arrow::array::{ArrayRef, BooleanArray};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::ArrayRef;
 use datafusion::error::Result;
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
+use datafusion::physical_expr::GroupsAccumulatorAdapter;
+use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 
-use super::plan::Aggregate;
+use super::intake::Selection;
 
 const ABSENT: u32 = u32::MAX;
+
+/// One aggregate function over columns of the selected rows.
+#[derive(Clone)]
+pub(super) struct Aggregate {
+    pub function: Arc<AggregateFunctionExpr>,
+    /// What is computed, in words; two with equal words compute the same.
+    pub words: String,
+    /// Indices into the selection's columns.
+    pub arguments: Vec<usize>,
+    /// Index into the selection's masks.
+    pub filter: Option<usize>,
+}
+
+/// One accumulator per aggregate, each over all groups.
+pub(super) struct Accumulators(Vec<Box<dyn GroupsAccumulator>>);
+
+impl Accumulators {
+    pub fn new<'a>(aggregates: impl IntoIterator<Item = &'a Aggregate>) -> Result<Accumulators> {
+        let each = aggregates.into_iter().map(|aggregate| {
+            if aggregate.function.groups_accumulator_supported() {
+                return aggregate.function.create_groups_accumulator();
+            }
+            let function = Arc::clone(&aggregate.function);
+            let adapter = GroupsAccumulatorAdapter::new(move || function.create_accumulator());
+            Ok(Box::new(adapter) as Box<dyn GroupsAccumulator>)
+        });
+        Ok(Accumulators(each.collect::<Result<_>>()?))
+    }
+
+    /// Takes in rows; `groups` has the group of each, all below `total`.
+    pub fn update(&mut self, aggregates: &[Aggregate], rows: &Selection, groups: &[usize], total: usize) -> Result<()> {
+        for (accumulator, aggregate) in self.0.iter_mut().zip(aggregates) {
+            let arguments: Vec<ArrayRef> =
+                aggregate.arguments.iter().map(|&at| Arc::clone(&rows.columns[at])).collect();
+            let mask = aggregate.filter.map(|at| &rows.masks[at]);
+            accumulator.update_batch(&arguments, groups, mask, total)?;
+        }
+        Ok(())
+    }
+
+    /// Merges states, one list of columns per accumulator.
+    pub fn merge<'a>(
+        &mut self,
+        states: impl IntoIterator<Item = &'a Vec<ArrayRef>>,
+        groups: &[usize],
+        total: usize,
+    ) -> Result<()> {
+        for (accumulator, states) in self.0.iter_mut().zip(states) {
+            accumulator.merge_batch(states, groups, total)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the groups: one column of results per aggregate.
+    pub fn evaluate(&mut self) -> Result<Vec<ArrayRef>> {
+        self.0.iter_mut().map(|accumulator| accumulator.evaluate(EmitTo::All)).collect()
+    }
+
+    /// Empties the accumulators into their states.
+    pub fn states(&mut self) -> Result<Vec<Vec<ArrayRef>>> {
+        self.0.iter_mut().map(|accumulator| accumulator.state(EmitTo::All)).collect()
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.0.iter().map(|accumulator| accumulator.size()).sum()
+    }
+}
 
 /// Groups and their accumulators.
 pub(super) struct Groups {
@@ -14,72 +87,120 @@ pub(super) struct Groups {
     group_of: Vec<u32>,
     /// The key of each group.
     pub keys: Vec<u32>,
-    accumulators: Vec<Box<dyn GroupsAccumulator>>,
+    accumulators: Accumulators,
 }
 
 impl Groups {
-    pub fn new(aggregates: &[Aggregate]) -> Result<Groups> {
-        let accumulators = aggregates.iter().map(Aggregate::accumulator).collect::<Result<Vec<_>>>()?;
-        Ok(Groups { group_of: Vec::new(), keys: Vec::new(), accumulators })
+    pub fn new<'a>(aggregates: impl IntoIterator<Item = &'a Aggregate>) -> Result<Groups> {
+        Ok(Groups { group_of: Vec::new(), keys: Vec::new(), accumulators: Accumulators::new(aggregates)? })
     }
 
-    /// Returns the group of each key, making those that are new.
-    pub fn assign(&mut self, keys: impl Iterator<Item = u32>) -> Vec<usize> {
-        keys.map(|key| self.group(key)).collect()
+    /// Takes rows in. At most `room` new groups are made; the rows of others are left out, and their number returned.
+    pub fn update(&mut self, aggregates: &[Aggregate], rows: Selection, room: usize) -> Result<usize> {
+        let most = self.keys.len().saturating_add(room);
+        let mut groups = Vec::with_capacity(rows.keys.len());
+        let mut kept: Option<Vec<u32>> = None;
+        for (at, &key) in (0u32..).zip(&rows.keys) {
+            match self.group(key, most) {
+                Some(group) => {
+                    groups.push(group);
+                    if let Some(kept) = &mut kept {
+                        kept.push(at);
+                    }
+                }
+                None => {
+                    kept.get_or_insert_with(|| (0..at).collect());
+                }
+            }
+        }
+        let refused = rows.keys.len() - groups.len();
+        let rows = match kept {
+            None => rows,
+            Some(kept) => rows.part(kept)?,
+        };
+        self.accumulators.update(aggregates, &rows, &groups, self.keys.len())?;
+        Ok(refused)
     }
 
-    fn group(&mut self, key: u32) -> usize {
+    fn group(&mut self, key: u32, most: usize) -> Option<usize> {
         let at = key as usize;
         if at >= self.group_of.len() {
             self.group_of.resize(at + 1, ABSENT);
         }
         let group = &mut self.group_of[at];
         if *group == ABSENT {
+            if self.keys.len() >= most {
+                return None;
+            }
             *group = self.keys.len() as u32;
             self.keys.push(key);
         }
-        *group as usize
+        Some(*group as usize)
     }
 
-    /// Takes rows into the accumulators: the arguments and the filter of each aggregate, and the group of each row.
-    pub fn update(&mut self, inputs: &[(Vec<ArrayRef>, Option<BooleanArray>)], groups: &[usize]) -> Result<()> {
-        for (accumulator, (arguments, filter)) in self.accumulators.iter_mut().zip(inputs) {
-            accumulator.update_batch(arguments, groups, filter.as_ref(), self.keys.len())?;
-        }
-        Ok(())
+    /// Merges frozen groups; `picks` says which of their states belong to the aggregates here.
+    pub fn merge(&mut self, frozen: &Frozen, picks: &[usize]) -> Result<()> {
+        let groups: Vec<usize> = frozen.keys.iter().filter_map(|&key| self.group(key, usize::MAX)).collect();
+        self.accumulators.merge(picks.iter().map(|&at| &frozen.states[at]), &groups, self.keys.len())
     }
 
-    fn merge(&mut self, frozen: &Frozen) -> Result<()> {
-        let groups = self.assign(frozen.keys.iter().copied());
-        for (accumulator, states) in self.accumulators.iter_mut().zip(&frozen.states) {
-            accumulator.merge_batch(states, &groups, self.keys.len())?;
-        }
-        Ok(())
-    }
-
-    /// Ends the groups: returns one column of results per aggregate, in the order of `keys`.
+    /// Ends the groups: one column of results per aggregate, in the order of `keys`.
     pub fn evaluate(&mut self) -> Result<Vec<ArrayRef>> {
-        self.accumulators.iter_mut().map(|accumulator| accumulator.evaluate(EmitTo::All)).collect()
+        self.accumulators.evaluate()
     }
 
-    fn freeze(mut self) -> Result<Frozen> {
-        let states = self.accumulators.iter_mut().map(|accumulator| accumulator.state(EmitTo::All));
-        Ok(Frozen { states: states.collect::<Result<_>>()?, keys: self.keys })
+    pub fn freeze(mut self) -> Result<Frozen> {
+        Ok(Frozen { states: self.accumulators.states()?, keys: self.keys })
     }
 
-    pub fn bytes(&self) -> usize {
-        let accumulators: usize = self.accumulators.iter().map(|accumulator| accumulator.size()).sum();
-        accumulators + (self.group_of.capacity() + self.keys.capacity()) * size_of::<u32>()
+    fn renumber(&mut self, renumbered: &[Option<u32>]) {
+        renumber(&mut self.keys, renumbered);
+        self.group_of.clear();
+        for (group, &key) in self.keys.iter().enumerate() {
+            let at = key as usize;
+            if at >= self.group_of.len() {
+                self.group_of.resize(at + 1, ABSENT);
+            }
+            self.group_of[at] = group as u32;
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.accumulators.bytes() + (self.group_of.capacity() + self.keys.capacity()) * size_of::<u32>()
     }
 }
 
-/// States taken out of their accumulators: they can be merged into any number of windows.
-struct Frozen {
+/// States taken out of their accumulators.
+#[derive(Clone)]
+pub(super) struct Frozen {
     keys: Vec<u32>,
+    /// Of each aggregate, the columns of its state.
     states: Vec<Vec<ArrayRef>>,
 }
 
-/// One slice of event time, the finest that all windows of a view are made of.
+impl Frozen {
+    pub fn keys(&self) -> &[u32] {
+        &self.keys
+    }
+
+    pub fn renumber(&mut self, renumbered: &[Option<u32>]) {
+        renumber(&mut self.keys, renumbered);
+    }
+
+    pub fn bytes(&self) -> usize {
+        let columns = self.states.iter().flatten().map(|column| column.get_array_memory_size()).sum::<usize>();
+        columns + self.keys.capacity() * size_of::<u32>()
+    }
+}
+
+/// Takes up the new numbers of keys after [`super::keys::Keys::compact`].
+pub(super) fn renumber(keys: &mut [u32], renumbered: &[Option<u32>]) {
+    for key in keys {
+        *key = renumbered[*key as usize].expect("keys of open windows are kept");
+    }
+}
+
+/// One slice of event time, the finest that all windows over it are made of.
 #[derive(Default)]
 pub(super) struct Pane {
     live: Option<Groups>,
@@ -87,62 +208,96 @@ pub(super) struct Pane {
 }
 
 impl Pane {
-    pub fn groups(&mut self, aggregates: &[Aggregate]) -> Result<&mut Groups> {
-        let live = match self.live.take() {
+    /// Freezes what came since the last time, and returns all of it.
+    fn parts(&mut self) -> Result<&[Frozen]> {
+        if let Some(live) = self.live.take() {
+            self.frozen.push(live.freeze()?);
+        }
+        Ok(&self.frozen)
+    }
+
+    fn keys(&self) -> impl Iterator<Item = u32> {
+        let live = self.live.iter().flat_map(|groups| groups.keys.iter().copied());
+        live.chain(self.frozen.iter().flat_map(|frozen| frozen.keys.iter().copied()))
+    }
+
+    fn bytes(&self) -> usize {
+        self.frozen.iter().map(Frozen::bytes).sum::<usize>() + self.live.as_ref().map_or(0, Groups::bytes)
+    }
+}
+
+/// The open panes of an aggregation.
+pub(super) struct Panes {
+    /// By start, microseconds.
+    by_start: BTreeMap<i64, Pane>,
+    pub width: i64,
+}
+
+impl Panes {
+    pub fn new(width: i64) -> Panes {
+        Panes { by_start: BTreeMap::new(), width }
+    }
+
+    /// Takes rows into the pane that begins at `start`; returns how many found no room.
+    pub fn update(&mut self, start: i64, aggregates: &[Aggregate], rows: Selection, room: usize) -> Result<usize> {
+        let pane = self.by_start.entry(start).or_default();
+        let mut live = match pane.live.take() {
             Some(live) => live,
             None => Groups::new(aggregates)?,
         };
-        Ok(self.live.insert(live))
+        let refused = live.update(aggregates, rows, room);
+        pane.live = Some(live);
+        refused
     }
 
-    /// Gives the pane up for the one window it belongs to.
-    pub fn into_groups(mut self, aggregates: &[Aggregate]) -> Result<Groups> {
-        match (self.live.take(), self.frozen.is_empty()) {
-            (Some(live), true) => Ok(live),
-            (live, _) => {
-                self.live = live;
+    /// Returns the start of the first pane that begins at or after a time.
+    pub fn first_from(&self, from: i64) -> Option<i64> {
+        self.by_start.range(from..).next().map(|(start, _)| *start)
+    }
+
+    /// Gives a pane up, where one window alone is made of it.
+    pub fn give_up(&mut self, start: i64, aggregates: &[Aggregate]) -> Result<Groups> {
+        match self.by_start.remove(&start) {
+            Some(Pane { live: Some(live), frozen }) if frozen.is_empty() => Ok(live),
+            pane => {
+                let all: Vec<usize> = (0..aggregates.len()).collect();
                 let mut groups = Groups::new(aggregates)?;
-                self.merge_into(&mut groups)?;
+                for part in pane.unwrap_or_default().parts()? {
+                    groups.merge(part, &all)?;
+                }
                 Ok(groups)
             }
         }
     }
 
-    /// Adds the pane to a window, and keeps it for the next.
-    pub fn merge_into(&mut self, window: &mut Groups) -> Result<()> {
-        if let Some(live) = self.live.take() {
-            self.frozen.push(live.freeze()?);
+    /// Returns the panes that begin in `[from, to)`, frozen, in order of time.
+    pub fn range(&mut self, from: i64, to: i64) -> impl DoubleEndedIterator<Item = Result<(i64, &[Frozen])>> {
+        self.by_start.range_mut(from..to).map(|(start, pane)| Ok((*start, pane.parts()?)))
+    }
+
+    /// Drops the panes that begin before `start`.
+    pub fn drop_before(&mut self, start: i64) {
+        if self.by_start.keys().next().is_some_and(|first| *first < start) {
+            self.by_start = self.by_start.split_off(&start);
         }
-        self.frozen.iter().try_for_each(|frozen| window.merge(frozen))
     }
 
     pub fn keys(&self) -> impl Iterator<Item = u32> {
-        let live = self.live.iter().flat_map(|groups| groups.keys.iter().copied());
-        live.chain(self.frozen.iter().flat_map(|frozen| frozen.keys.iter().copied()))
+        self.by_start.values().flat_map(Pane::keys)
     }
 
-    /// Takes up the new numbers of keys after [`super::keys::Keys::compact`].
     pub fn renumber(&mut self, renumbered: &[Option<u32>]) {
-        let to_new = |key: &mut u32| *key = renumbered[*key as usize].expect("keys of open panes are kept");
-        for frozen in &mut self.frozen {
-            frozen.keys.iter_mut().for_each(to_new);
+        for pane in self.by_start.values_mut() {
+            pane.frozen.iter_mut().for_each(|frozen| frozen.renumber(renumbered));
+            pane.live.iter_mut().for_each(|live| live.renumber(renumbered));
         }
-        if let Some(live) = &mut self.live {
-            live.keys.iter_mut().for_each(to_new);
-            live.group_of.clear();
-            for (group, &key) in live.keys.iter().enumerate() {
-                let at = key as usize;
-                if at >= live.group_of.len() {
-                    live.group_of.resize(at + 1, ABSENT);
-                }
-                live.group_of[at] = group as u32;
-            }
-        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.by_start.len()
     }
 
     pub fn bytes(&self) -> usize {
-        let state = |states: &Vec<ArrayRef>| states.iter().map(|s| s.get_array_memory_size()).sum::<usize>();
-        let frozen: usize = self.frozen.iter().map(|frozen| frozen.states.iter().map(state).sum::<usize>()).sum();
-        frozen + self.live.as_ref().map_or(0, Groups::bytes)
+        self.by_start.values().map(Pane::bytes).sum()
     }
 }

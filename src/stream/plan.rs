@@ -1,474 +1,397 @@
-//! A view's query, planned once by DataFusion and cut at its aggregate: what to do per series, per row, and per closed
-//! window. Runs nothing.
+//! Planning: from a view's definition, through DataFusion, to what its aggregation takes in, what it aggregates, and
+//! what is done with a closed window. Runs nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, new_null_array};
-use arrow::compute::{cast, concat, filter_record_batch};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
-use datafusion::common::DFSchema;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{DFSchema, ScalarValue};
+use datafusion::datasource::MemTable;
 use datafusion::datasource::empty::EmptyTable;
-use datafusion::error::Result;
-use datafusion::logical_expr::utils::split_conjunction;
-use datafusion::logical_expr::{Expr, GroupsAccumulator, LogicalPlan};
-use datafusion::optimizer::Optimizer;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::expr::AggregateFunction;
+use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder};
+use datafusion::optimizer::extract_equijoin_predicate::ExtractEquijoinPredicate;
 use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
-use datafusion::physical_expr::aggregate::{AggregateFunctionExpr, LoweredAggregate, LoweredAggregateBuilder};
-use datafusion::physical_expr::utils::reassign_expr_columns;
-use datafusion::physical_expr::{GroupsAccumulatorAdapter, PhysicalExpr};
-use datafusion::prelude::SessionContext;
-use tracing::debug;
+use datafusion::optimizer::{Optimizer, OptimizerRule};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::aggregate::{LoweredAggregate, LoweredAggregateBuilder};
+use datafusion::prelude::{SessionConfig, SessionContext};
 
+use super::cut::{Cut, head_line};
 use super::definition::Definition;
-use super::series::{STATIC_COLUMNS, schema as series_schema, text_map};
+use super::dimension::Table;
+use super::finish::{Finish, GROUPS, GroupColumn, Output, Step, stored_schema, timestamp};
+use super::forgive::forgiving;
+use super::per_window::{Slot, WindowQuery};
+use super::series::{STATIC_COLUMNS, text_map};
+use super::shape::{Call, Shape};
+use super::window::Window;
 use super::{Source, StreamError};
 
-const WINDOW_COLUMNS: [&str; 2] = ["window_start", "window_end"];
+pub(super) const WINDOW_COLUMNS: [&str; 2] = ["window_start", "window_end"];
+/// The time of a row of a view, in a view over it.
+const VIEW_TIME: &str = "ts";
 
-/// An expression over the input, evaluated once per series where it can be.
-#[derive(Clone)]
-pub(super) enum Operand {
-    /// Index into [`Plan::statics`].
-    PerSeries(usize),
-    /// Over the columns of [`Plan::row_schema`].
-    PerRow(Arc<dyn PhysicalExpr>),
+/// What streams into a view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Origin {
+    Source(Source),
+    /// A view, by number.
+    View(usize),
 }
 
-pub(super) struct Aggregate {
-    function: Arc<AggregateFunctionExpr>,
-    pub arguments: Vec<Operand>,
-    pub filter: Option<Operand>,
+/// A planned view.
+pub(super) enum Planned {
+    /// It cuts time itself and aggregates.
+    Windowed { shape: Shape, finish: Finish },
+    /// It combines the rows that other views have for a window. The views by number, the query, its columns.
+    PerWindow { inputs: Vec<usize>, query: WindowQuery, schema: SchemaRef },
 }
 
-impl Aggregate {
-    pub fn accumulator(&self) -> Result<Box<dyn GroupsAccumulator>> {
-        if self.function.groups_accumulator_supported() {
-            return self.function.create_groups_accumulator();
+impl Planned {
+    pub fn schema(&self) -> &SchemaRef {
+        match self {
+            Planned::Windowed { finish, .. } => &finish.schema,
+            Planned::PerWindow { schema, .. } => schema,
         }
-        let function = Arc::clone(&self.function);
-        Ok(Box::new(GroupsAccumulatorAdapter::new(move || function.create_accumulator())))
     }
 }
 
-/// A column of the aggregate's output that is not an aggregate.
-#[derive(Clone, Copy)]
-enum GroupColumn {
-    WindowStart,
-    WindowEnd,
-    Key(usize),
+/// What views can read.
+pub(super) struct Catalog<'a> {
+    pub events: &'a SchemaRef,
+    pub dimensions: &'a [Table],
+    /// The views planned so far: names and columns.
+    pub views: Vec<(Arc<str>, SchemaRef)>,
 }
 
-/// What is done with a closed window's rows.
-enum After {
-    /// HAVING.
-    Keep(Arc<dyn PhysicalExpr>),
-    Project(Vec<Arc<dyn PhysicalExpr>>, SchemaRef),
-}
-
-pub(super) struct Plan {
-    pub source: Source,
-    /// Expressions over [`series_schema`].
-    pub statics: Vec<Arc<dyn PhysicalExpr>>,
-    /// Conditions a row must meet, all of them.
-    pub conditions: Vec<Operand>,
-    pub keys: Vec<Operand>,
-    pub key_types: Vec<DataType>,
-    pub aggregates: Vec<Aggregate>,
-    /// The columns that per-row expressions read.
-    pub row_schema: SchemaRef,
-    groups: Vec<GroupColumn>,
-    aggregated: SchemaRef,
-    after: Vec<After>,
-    pub output: SchemaRef,
-}
-
-/// Plans a view.
-pub(super) async fn plan(definition: &Definition, events: &SchemaRef) -> Result<Plan, StreamError> {
-    let failed = |source| StreamError::Plan { file: definition.file.clone(), source };
-    let ctx = SessionContext::new();
-    crate::query::register_functions(&ctx);
-    for (name, schema) in [("metrics", metrics_schema()), ("events", with_window(events))] {
-        ctx.register_table(name, Arc::new(EmptyTable::new(schema))).map_err(failed)?;
+impl Catalog<'_> {
+    fn view(&self, name: &str) -> Option<usize> {
+        self.views.iter().position(|(view, _)| **view == *name)
     }
-    let state = ctx.state();
-    let statement =
-        state.sql_to_statement(&definition.query, &datafusion::config::Dialect::PostgreSQL).map_err(failed)?;
-    let logical = state.statement_to_plan(statement).await.map_err(failed)?;
-    let logical =
-        state.analyzer().execute_and_check(logical, &state.config_options().clone(), |_, _| {}).map_err(failed)?;
-    // Some functions exist only for the simplifier to turn into others; no other rule may run, as the cut needs the
-    // plan in the shape it was written in.
-    let simplify = Optimizer::with_rules(vec![Arc::new(SimplifyExpressions::new())]);
-    let logical = simplify.optimize(logical, &state, |_, _| {}).map_err(failed)?;
-    let cut = Cut::of(&logical).map_err(|message| unsupported(definition, message))?;
-    Builder { definition, ctx: &ctx, cut }.build()
 }
 
-fn unsupported(definition: &Definition, message: impl Into<String>) -> StreamError {
-    StreamError::Unsupported { file: definition.file.clone(), message: message.into() }
+pub(super) async fn plan(definition: &Definition, catalog: &Catalog<'_>) -> Result<Planned, StreamError> {
+    let planner = Planner { definition, catalog, state: state() };
+    match &definition.windowed_on {
+        Some(on) => planner.windowed(on).await,
+        None => planner.per_window().await,
+    }
+}
+
+fn state() -> SessionState {
+    // One partition: a window's rows are few, and nothing needs a runtime then.
+    let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
+    crate::query::register_functions(&context);
+    context.state()
 }
 
 fn metrics_schema() -> SchemaRef {
-    let timestamp = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
-    with_window(&Arc::new(Schema::new(vec![
-        Field::new("ts", timestamp, false),
-        Field::new("name", DataType::Utf8, false),
-        Field::new("labels", text_map(), false),
-        Field::new("value", DataType::Float64, false),
-        Field::new("kind", DataType::Utf8, false),
-        Field::new("unit", DataType::Utf8, false),
-    ])))
+    let mut fields = vec![Field::new("ts", timestamp(), false)];
+    let of = |name: &str| if name == "labels" { text_map() } else { DataType::Utf8 };
+    fields.extend(STATIC_COLUMNS.map(|name| Field::new(name, of(name), false)));
+    fields.insert(3, Field::new("value", DataType::Float64, false));
+    with_window(&Schema::new(fields))
 }
 
-/// Stands the window's bounds beside the columns of a source: grouping by them is grouping by the window.
-fn with_window(schema: &SchemaRef) -> SchemaRef {
-    let timestamp = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
-    let bounds = WINDOW_COLUMNS.map(|name| Arc::new(Field::new(name, timestamp.clone(), false)));
+/// Stands the window's bounds before the columns of a source: grouping by them is grouping by the window.
+fn with_window(schema: &Schema) -> SchemaRef {
+    let bounds = WINDOW_COLUMNS.map(|name| Arc::new(Field::new(name, timestamp(), false)));
     Arc::new(Schema::new(bounds.into_iter().chain(schema.fields().iter().cloned()).collect::<Vec<_>>()))
 }
 
-/// The parts of a logical plan on the two sides of its aggregate.
-struct Cut<'a> {
-    source: Source,
-    /// Nodes above, outermost first.
-    above: Vec<&'a LogicalPlan>,
-    aggregate: &'a datafusion::logical_expr::Aggregate,
-    conditions: Vec<&'a Expr>,
+/// Returns the columns under which a view over a view sees it: its window's start is the time of a row.
+fn rows_of_view(schema: &Schema) -> Schema {
+    let time = Arc::new(Field::new(VIEW_TIME, timestamp(), false));
+    let rest = schema.fields().iter().filter(|field| !WINDOW_COLUMNS.contains(&field.name().as_str())).cloned();
+    Schema::new(std::iter::once(time).chain(rest).collect::<Vec<_>>())
 }
 
-impl<'a> Cut<'a> {
-    fn of(plan: &'a LogicalPlan) -> Result<Cut<'a>, String> {
-        let mut above = Vec::new();
-        let mut at = plan;
-        let aggregate = loop {
-            match at {
-                LogicalPlan::Aggregate(aggregate) => break aggregate,
-                LogicalPlan::Projection(node) => at = step(&mut above, at, &node.input),
-                LogicalPlan::Filter(node) => at = step(&mut above, at, &node.input),
-                LogicalPlan::Sort(_) | LogicalPlan::Limit(_) => {
-                    return Err(
-                        "ORDER BY and LIMIT are not supported in a view yet (hint: sort when querying it)".into()
-                    );
-                }
-                LogicalPlan::TableScan(_) => return Err("the query has no aggregate (hint: add count(*) AS n)".into()),
-                other => return Err(format!("{} is not supported in a view", head_line(other))),
-            }
-        };
-        let mut conditions = Vec::new();
-        let mut at = aggregate.input.as_ref();
-        let table = loop {
-            match at {
-                LogicalPlan::Filter(node) => {
-                    conditions.extend(split_conjunction(&node.predicate));
-                    at = &node.input;
-                }
-                LogicalPlan::SubqueryAlias(node) => at = &node.input,
-                LogicalPlan::TableScan(scan) => break scan.table_name.table(),
-                other => return Err(format!("{} is not supported below the aggregate of a view", head_line(other))),
-            }
-        };
-        let source = match table {
-            "metrics" => Source::Metrics,
-            "events" => Source::Events,
-            other => return Err(format!("a view reads metrics or events, not {other}")),
-        };
-        Ok(Cut { source, above, aggregate, conditions })
-    }
-}
-
-fn step<'a>(above: &mut Vec<&'a LogicalPlan>, at: &'a LogicalPlan, next: &'a LogicalPlan) -> &'a LogicalPlan {
-    above.push(at);
-    next
-}
-
-fn head_line(plan: &LogicalPlan) -> String {
-    plan.display().to_string().chars().take(80).collect()
-}
-
-struct Builder<'a> {
+struct Planner<'a> {
     definition: &'a Definition,
-    ctx: &'a SessionContext,
-    cut: Cut<'a>,
+    catalog: &'a Catalog<'a>,
+    state: SessionState,
 }
 
-impl Builder<'_> {
-    fn build(self) -> Result<Plan, StreamError> {
-        let input = self.cut.aggregate.input.schema().clone();
-        let mut operands = Operands::new(self.cut.source, &input);
-        let conditions = self.lower_all(&mut operands, self.cut.conditions.iter().copied())?;
-        let (groups, key_exprs) = self.split_group_columns();
-        let keys = self.lower_all(&mut operands, key_exprs.iter().copied())?;
-        let key_types = key_exprs
-            .iter()
-            .map(|expr| datafusion::logical_expr::ExprSchemable::get_type(*expr, input.as_ref()))
-            .collect::<Result<Vec<_>>>()
-            .map_err(|source| self.failed(source))?;
-        let aggregates = self
-            .cut
-            .aggregate
-            .aggr_expr
-            .iter()
-            .map(|expr| self.aggregate(&mut operands, expr))
-            .collect::<Result<_, _>>()?;
-        let aggregated = Arc::new(self.cut.aggregate.schema.as_arrow().clone());
-        let (after, output) = self.after()?;
-        let row_schema = operands.row_schema();
-        let mut plan = Plan {
-            source: self.cut.source,
-            statics: operands.statics,
-            conditions,
-            keys,
-            key_types,
-            aggregates,
-            row_schema,
-            groups,
-            aggregated,
-            after,
-            output,
+impl Planner<'_> {
+    fn failed(&self) -> impl Fn(DataFusionError) -> StreamError + use<> {
+        let file = self.definition.file.clone();
+        move |source| StreamError::Plan { file: file.clone(), source }
+    }
+
+    fn unsupported(&self, message: impl Into<String>) -> StreamError {
+        StreamError::Unsupported { file: self.definition.file.clone(), message: message.into() }
+    }
+
+    fn register(&self, name: &str, table: Arc<dyn datafusion::catalog::TableProvider>) -> Result<(), StreamError> {
+        let schema = self.state.schema_for_ref(name).map_err(self.failed())?;
+        schema.register_table(name.to_owned(), table).map_err(self.failed())?;
+        Ok(())
+    }
+
+    async fn logical(&self, rules: Vec<Arc<dyn OptimizerRule + Send + Sync>>) -> Result<LogicalPlan> {
+        let dialect = datafusion::config::Dialect::PostgreSQL;
+        let statement = self.state.sql_to_statement(&self.definition.query, &dialect)?;
+        let logical = forgiving(self.state.statement_to_plan(statement).await?)?;
+        let options = Arc::clone(self.state.config_options());
+        let logical = self.state.analyzer().execute_and_check(logical, &options, |_, _| {})?;
+        Optimizer::with_rules(rules).optimize(logical, &self.state, |_, _| {})
+    }
+
+    async fn windowed(self, on: &str) -> Result<Planned, StreamError> {
+        for (name, schema) in [("metrics", metrics_schema()), ("events", with_window(self.catalog.events))] {
+            self.register(name, Arc::new(EmptyTable::new(schema)))?;
+        }
+        for (name, schema) in &self.catalog.views {
+            self.register(name, Arc::new(EmptyTable::new(with_window(&rows_of_view(schema)))))?;
+        }
+        for table in self.catalog.dimensions {
+            self.register(&table.name, Arc::new(EmptyTable::new(table.rows.schema())))?;
+        }
+        // Some functions exist only for the simplifier to turn into others; no rule that moves nodes may run, as the cut
+        // needs the plan in the shape it was written in.
+        let rules: Vec<Arc<dyn OptimizerRule + Send + Sync>> =
+            vec![Arc::new(SimplifyExpressions::new()), Arc::new(ExtractEquijoinPredicate::new())];
+        let logical = self.logical(rules).await.map_err(self.failed())?;
+        let cut = Cut::of(&logical).map_err(|message| self.unsupported(message))?;
+        let origin = match (cut.table, self.catalog.view(cut.table)) {
+            ("metrics", _) => Origin::Source(Source::Metrics),
+            ("events", _) => Origin::Source(Source::Events),
+            (_, Some(view)) => Origin::View(view),
+            (other, None) => {
+                return Err(self.unsupported(format!("{other} does not stream (hint: name the stream first)")));
+            }
         };
-        plan.reassign().map_err(|source| self.failed(source))?;
-        self.check_output(&plan)?;
-        Ok(plan)
+        let over_view = matches!(origin, Origin::View(_));
+        if on != "ts" && !(over_view && on == WINDOW_COLUMNS[0]) {
+            let time = if over_view { "window_start" } else { "ts, the event time" };
+            return Err(self.unsupported(format!("windows over {} are over {time}, got {on}", cut.table)));
+        }
+        let (groups, keys) = split_groups(&cut.aggregate.group_expr);
+        let mut shape = self.shape(origin, &cut, &keys)?;
+        let mut outputs = Vec::new();
+        for expr in &cut.aggregate.aggr_expr {
+            outputs.push(self.output(&mut shape, expr, &cut.input)?);
+        }
+        let aggregated = Arc::new(cut.aggregate.schema.as_arrow().clone());
+        let (steps, rows) = self.steps(&cut, &logical).await?;
+        let finish = Finish { groups, outputs, aggregated, steps, schema: stored_schema(&rows) };
+        self.check_columns(&finish.schema)?;
+        // Its closed windows are rebuilt without the rows that were late for it, though these may not be for others.
+        shape.alone = finish.looks_back();
+        if finish.looks_back() && matches!(self.definition.window, Window::Session { .. }) {
+            return Err(self.unsupported("sessions have no window before (hint: PARTITION BY window_end)"));
+        }
+        Ok(Planned::Windowed { shape, finish })
     }
 
-    fn failed(&self, source: datafusion::error::DataFusionError) -> StreamError {
-        StreamError::Plan { file: self.definition.file.clone(), source }
+    fn physical(&self, expr: &Expr, schema: &DFSchema) -> Result<Arc<dyn PhysicalExpr>> {
+        let props = self.state.execution_props();
+        datafusion::physical_expr::create_physical_expr(expr, schema, props, &Default::default())
     }
 
-    fn physical(&self, expr: &Expr, schema: &DFSchema) -> Result<Arc<dyn PhysicalExpr>, StreamError> {
-        let state = self.ctx.state();
-        datafusion::physical_expr::create_physical_expr(expr, schema, state.execution_props(), &Default::default())
-            .map_err(|source| self.failed(source))
-    }
-
-    fn lower_all<'e>(
-        &self,
-        operands: &mut Operands,
-        exprs: impl Iterator<Item = &'e Expr>,
-    ) -> Result<Vec<Operand>, StreamError> {
-        exprs
-            .map(|expr| {
-                let physical = self.physical(expr, self.cut.aggregate.input.schema())?;
-                self.operand(operands, physical)
+    fn shape(&self, origin: Origin, cut: &Cut<'_>, keys: &[&Expr]) -> Result<Shape, StreamError> {
+        let failed = self.failed();
+        let input = cut.input.as_ref();
+        let metrics = origin == Origin::Source(Source::Metrics);
+        let arrow = Arc::new(input.as_arrow().clone());
+        let source_columns = cut.joins.first().map_or(arrow.fields().len(), |join| join.left.fields().len());
+        let fixed: BTreeSet<usize> = (0..arrow.fields().len())
+            .filter(|&at| {
+                metrics && (at >= source_columns || STATIC_COLUMNS.contains(&arrow.field(at).name().as_str()))
             })
-            .collect()
-    }
-
-    fn operand(&self, operands: &mut Operands, expr: Arc<dyn PhysicalExpr>) -> Result<Operand, StreamError> {
-        operands.add(expr).map_err(|message| unsupported(self.definition, message))
-    }
-
-    fn split_group_columns(&self) -> (Vec<GroupColumn>, Vec<&Expr>) {
-        let mut keys = Vec::new();
-        let mut groups = Vec::new();
-        for expr in &self.cut.aggregate.group_expr {
-            groups.push(match expr {
-                Expr::Column(column) if column.name == WINDOW_COLUMNS[0] => GroupColumn::WindowStart,
-                Expr::Column(column) if column.name == WINDOW_COLUMNS[1] => GroupColumn::WindowEnd,
-                key => {
-                    keys.push(key);
-                    GroupColumn::Key(keys.len() - 1)
-                }
-            });
+            .collect();
+        let mut shape = Shape::new(origin, self.definition.window, arrow, fixed);
+        for join in &cut.joins {
+            let table = self.catalog.dimensions.iter().find(|table| table.name == join.table);
+            let table = table.ok_or_else(|| self.unsupported(format!("{} is no dimension table", join.table)))?;
+            let on = join.on.iter().map(|(left, _)| self.physical(left, &join.left)).collect::<Result<Vec<_>>>();
+            let columns = join.on.iter().map(|(_, column)| table.rows.schema().index_of(&column.name));
+            let columns = columns.collect::<Result<Vec<_>, _>>().map_err(|error| failed(error.into()))?;
+            let added = shape.join(on.map_err(&failed)?, table, &columns, join.outer).map_err(&failed)?;
+            added.map_err(|message| self.unsupported(message))?;
         }
-        (groups, keys)
-    }
-
-    fn aggregate(&self, operands: &mut Operands, expr: &Expr) -> Result<Aggregate, StreamError> {
-        let input = self.cut.aggregate.input.schema();
-        let state = self.ctx.state();
-        let context = Default::default();
-        let lowered = LoweredAggregateBuilder::new(expr, input, input.as_arrow(), state.execution_props(), &context)
-            .with_name(expr.schema_name().to_string())
-            .build();
-        let LoweredAggregate { aggregate: function, filter, order_bys } =
-            lowered.map_err(|source| self.failed(source))?;
-        if function.is_distinct() || !order_bys.is_empty() {
-            let message = format!("{expr}: DISTINCT and ORDER BY inside an aggregate are not supported in a view");
-            return Err(unsupported(self.definition, message));
+        for condition in &cut.conditions {
+            let condition = self.outside_window(condition, input)?;
+            shape.condition(condition).map_err(&failed)?;
         }
-        let arguments = function.expressions().into_iter().map(|argument| self.operand(operands, argument));
-        let arguments = arguments.collect::<Result<Vec<_>, _>>()?;
-        let filter = filter.map(|filter| self.operand(operands, filter)).transpose()?;
-        Ok(Aggregate { function, arguments, filter })
+        for key in keys {
+            let of = key.get_type(input).map_err(&failed)?;
+            let key = self.outside_window(key, input)?;
+            shape.key(key, of).map_err(&failed)?;
+        }
+        Ok(shape)
     }
 
-    /// Lowers the nodes above the aggregate, innermost first.
-    fn after(&self) -> Result<(Vec<After>, SchemaRef), StreamError> {
-        let mut after = Vec::new();
-        for node in self.cut.above.iter().rev() {
-            match node {
+    /// Plans an expression that is evaluated before the window of a row is known.
+    fn outside_window(&self, expr: &Expr, input: &DFSchema) -> Result<Arc<dyn PhysicalExpr>, StreamError> {
+        let physical = self.physical(expr, input).map_err(self.failed())?;
+        self.check_outside_window(&physical)?;
+        Ok(physical)
+    }
+
+    fn check_outside_window(&self, expr: &Arc<dyn PhysicalExpr>) -> Result<(), StreamError> {
+        let columns = datafusion::physical_expr::utils::collect_columns(expr);
+        match columns.iter().find(|column| column.index() < WINDOW_COLUMNS.len()) {
+            None => Ok(()),
+            Some(column) => {
+                let message = format!("{} can only be a group key or follow the aggregate", column.name());
+                Err(self.unsupported(message))
+            }
+        }
+    }
+
+    /// Adds an aggregate to the shape. Quantiles of one column become one sketch that all of them read.
+    fn output(&self, shape: &mut Shape, expr: &Expr, input: &DFSchema) -> Result<Output, StreamError> {
+        if let Some((sketch, q)) = as_sketch(expr) {
+            let sketch = sketch.map_err(self.failed())?;
+            return Ok(Output::Quantile(self.call(shape, &sketch, input)?, q));
+        }
+        Ok(Output::Plain(self.call(shape, expr, input)?))
+    }
+
+    fn call(&self, shape: &mut Shape, expr: &Expr, input: &DFSchema) -> Result<usize, StreamError> {
+        let (failed, context) = (self.failed(), Default::default());
+        let words = expr.schema_name().to_string();
+        let lowered =
+            LoweredAggregateBuilder::new(expr, input, input.as_arrow(), self.state.execution_props(), &context)
+                .with_name(words.clone())
+                .build();
+        let LoweredAggregate { aggregate: function, filter, order_bys } = lowered.map_err(&failed)?;
+        if !order_bys.is_empty() {
+            let message =
+                format!("{expr}: ORDER BY inside an aggregate is not supported (hint: first_by_time, last_by_time)");
+            return Err(self.unsupported(message));
+        }
+        let arguments = function.expressions();
+        arguments.iter().chain(&filter).try_for_each(|expr| self.check_outside_window(expr))?;
+        shape.call(Call { function, words, arguments, filter }).map_err(&failed)
+    }
+
+    /// Plans the nodes above the aggregate, innermost first, and returns the columns that come out.
+    async fn steps(&self, cut: &Cut<'_>, whole: &LogicalPlan) -> Result<(Vec<Step>, Schema), StreamError> {
+        let failed = self.failed();
+        let rows = whole.schema().as_arrow().clone();
+        if !cut.above_is_plain {
+            let query = self.above(cut, whole).await.map_err(&failed)?;
+            return Ok((vec![Step::Query(query.map_err(|message| self.unsupported(message))?)], rows));
+        }
+        let mut steps = Vec::new();
+        for node in cut.above.iter().rev() {
+            steps.push(match node {
                 LogicalPlan::Filter(filter) => {
-                    after.push(After::Keep(self.physical(&filter.predicate, filter.input.schema())?));
+                    Step::Keep(self.physical(&filter.predicate, filter.input.schema()).map_err(&failed)?)
                 }
                 LogicalPlan::Projection(projection) => {
                     let schema = projection.input.schema();
                     let exprs = projection.expr.iter().map(|expr| self.physical(expr, schema));
-                    let named = Arc::new(projection.schema.as_arrow().clone());
-                    after.push(After::Project(exprs.collect::<Result<_, _>>()?, named));
+                    let exprs = exprs.collect::<Result<_>>().map_err(&failed)?;
+                    Step::Project(exprs, Arc::new(projection.schema.as_arrow().clone()))
                 }
-                other => return Err(unsupported(self.definition, head_line(other))),
-            }
+                other => return Err(self.unsupported(head_line(other))),
+            });
         }
-        let rows = self.cut.above.first().map_or(&self.cut.aggregate.schema, |node| node.schema());
-        let fields: Vec<Field> =
-            rows.as_arrow().fields().iter().map(|f| Field::new(f.name(), storable(f.data_type()), true)).collect();
-        Ok((after, Arc::new(Schema::new(fields))))
+        Ok((steps, rows))
     }
 
-    fn check_output(&self, plan: &Plan) -> Result<(), StreamError> {
+    /// Plans what follows the aggregate as a query of its own, which finds the groups in a table.
+    async fn above(&self, cut: &Cut<'_>, whole: &LogicalPlan) -> Result<Result<WindowQuery, String>> {
+        let groups = &cut.aggregate.schema;
+        // Groups go by number in the table: their names are expressions, and qualified.
+        let numbered = |at: usize, field: &Field| Field::new(format!("g{at}"), field.data_type().clone(), true);
+        let fields = groups.fields().iter().enumerate().map(|(at, field)| numbered(at, field));
+        let slot = Slot::new(Arc::new(Schema::new(fields.collect::<Vec<_>>())));
+        let provider = datafusion::datasource::provider_as_source(slot.table()?);
+        let renamed = groups.iter().enumerate().map(|(at, (qualifier, field))| {
+            datafusion::prelude::col(format!("g{at}")).alias_qualified(qualifier.cloned(), field.name())
+        });
+        let renamed = LogicalPlanBuilder::scan(GROUPS, provider, None)?.project(renamed)?.build()?;
+        let above = whole.clone().transform_down(|node| {
+            Ok(match node {
+                LogicalPlan::Aggregate(_) => Transformed::new(renamed.clone(), true, TreeNodeRecursion::Jump),
+                other => Transformed::no(other),
+            })
+        })?;
+        let slots = BTreeMap::from([(GROUPS.to_owned(), slot)]);
+        WindowQuery::new(&self.state, above.data, slots).await
+    }
+
+    async fn per_window(self) -> Result<Planned, StreamError> {
+        let mut slots = BTreeMap::new();
+        let mut inputs = Vec::new();
+        for (at, (name, schema)) in self.catalog.views.iter().enumerate() {
+            if !self.definition.reads.iter().any(|read| **read == **name) {
+                continue;
+            }
+            let slot = Slot::new(schema.clone());
+            self.register(name, slot.table().map_err(self.failed())?)?;
+            slots.insert(name.to_string(), slot);
+            inputs.push(at);
+        }
+        for table in self.catalog.dimensions {
+            let rows = MemTable::try_new(table.rows.schema(), vec![vec![table.rows.clone()]]).map_err(self.failed())?;
+            self.register(&table.name, Arc::new(rows))?;
+        }
+        let logical = self.logical(vec![Arc::new(SimplifyExpressions::new())]).await.map_err(self.failed())?;
+        let schema = stored_schema(logical.schema().as_arrow());
+        self.check_columns(&schema)?;
+        let query = WindowQuery::new(&self.state, logical, slots).await.map_err(self.failed())?;
+        let query = query.map_err(|message| self.unsupported(message))?;
+        Ok(Planned::PerWindow { inputs, query, schema })
+    }
+
+    fn check_columns(&self, schema: &Schema) -> Result<(), StreamError> {
         for column in WINDOW_COLUMNS {
-            if plan.output.field_with_name(column).is_err() {
-                return Err(unsupported(self.definition, format!("the query must select {column}")));
+            if schema.field_with_name(column).is_err() {
+                return Err(self.unsupported(format!("the query must select {column}")));
             }
         }
         let mut seen = BTreeSet::new();
-        for field in plan.output.fields() {
+        for field in schema.fields() {
             if !seen.insert(field.name()) {
-                return Err(unsupported(self.definition, format!("column {} appears twice", field.name())));
+                return Err(self.unsupported(format!("column {} appears twice", field.name())));
             }
             let plain = field.name().bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
             if !plain {
                 let message = format!("column {:?} needs a plain name (hint: add AS name)", field.name());
-                return Err(unsupported(self.definition, message));
+                return Err(self.unsupported(message));
             }
         }
         Ok(())
     }
 }
 
-/// The type a column is kept under: Delta has signed integers, microseconds and plain strings.
-fn storable(of: &DataType) -> DataType {
-    use DataType::{Boolean, Date32, Float16, Float32, Float64, Int8, Int16, Int32, Int64, Timestamp, Utf8};
-    match of {
-        Int8 | Int16 | Int32 | Int64 | DataType::UInt8 | DataType::UInt16 | DataType::UInt32 | DataType::UInt64 => {
-            Int64
-        }
-        Float16 | Float32 | Float64 | DataType::Decimal128(..) => Float64,
-        Timestamp(..) => Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
-        Boolean => Boolean,
-        Date32 => Date32,
-        DataType::Map(..) => of.clone(),
-        _ => Utf8,
-    }
-}
-
-/// Sorts expressions into those of the series and those of the row, and notes what columns the latter need.
-struct Operands {
-    source: Source,
-    input: SchemaRef,
-    statics: Vec<Arc<dyn PhysicalExpr>>,
-    needed: BTreeSet<usize>,
-}
-
-impl Operands {
-    fn new(source: Source, input: &DFSchema) -> Self {
-        let input = Arc::new(input.as_arrow().clone());
-        Operands { source, input, statics: Vec::new(), needed: BTreeSet::new() }
-    }
-
-    fn add(&mut self, expr: Arc<dyn PhysicalExpr>) -> Result<Operand, String> {
-        let columns = datafusion::physical_expr::utils::collect_columns(&expr);
-        if let Some(column) = columns.iter().find(|column| WINDOW_COLUMNS.contains(&column.name())) {
-            return Err(format!("{} can only be a group key or follow the aggregate", column.name()));
-        }
-        let fixed = self.source == Source::Metrics
-            && !columns.is_empty()
-            && columns.iter().all(|column| STATIC_COLUMNS.contains(&column.name()));
-        if fixed {
-            let same = self.statics.iter().position(|known| known.eq(&expr));
-            return Ok(Operand::PerSeries(same.unwrap_or_else(|| {
-                self.statics.push(expr);
-                self.statics.len() - 1
-            })));
-        }
-        self.needed.extend(columns.iter().map(|column| column.index()));
-        Ok(Operand::PerRow(expr))
-    }
-
-    fn row_schema(&self) -> SchemaRef {
-        let fields: Vec<Field> = self.needed.iter().map(|&at| self.input.field(at).clone()).collect();
-        Arc::new(Schema::new(fields))
-    }
-}
-
-impl Plan {
-    /// Points every expression at the schema it will really be given.
-    fn reassign(&mut self) -> Result<()> {
-        let (rows, series) = (self.row_schema.clone(), series_schema());
-        for expr in &mut self.statics {
-            *expr = reassign_expr_columns(Arc::clone(expr), &series)?;
-        }
-        let arguments = self.aggregates.iter_mut().flat_map(|a| a.arguments.iter_mut().chain(a.filter.as_mut()));
-        for operand in self.conditions.iter_mut().chain(&mut self.keys).chain(arguments) {
-            if let Operand::PerRow(expr) = operand {
-                *expr = reassign_expr_columns(Arc::clone(expr), &rows)?;
+fn split_groups(exprs: &[Expr]) -> (Vec<GroupColumn>, Vec<&Expr>) {
+    let mut keys = Vec::new();
+    let mut groups = Vec::new();
+    for expr in exprs {
+        groups.push(match expr {
+            Expr::Column(column) if column.name == WINDOW_COLUMNS[0] => GroupColumn::WindowStart,
+            Expr::Column(column) if column.name == WINDOW_COLUMNS[1] => GroupColumn::WindowEnd,
+            key => {
+                keys.push(key);
+                GroupColumn::Key(keys.len() - 1)
             }
-        }
-        Ok(())
+        });
     }
-
-    /// Tells whether the group of a row is known from its series.
-    pub fn keys_per_series(&self) -> bool {
-        self.source == Source::Metrics && self.keys.iter().all(|key| matches!(key, Operand::PerSeries(_)))
-    }
-
-    /// Turns the groups of a closed window into the rows of the view.
-    pub fn finish(&self, bounds: [ArrayRef; 2], keys: &[ArrayRef], results: &[ArrayRef]) -> Result<RecordBatch> {
-        let [start, end] = bounds;
-        let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.aggregated.fields().len());
-        for group in &self.groups {
-            columns.push(match group {
-                GroupColumn::WindowStart => Arc::clone(&start),
-                GroupColumn::WindowEnd => Arc::clone(&end),
-                GroupColumn::Key(at) => Arc::clone(&keys[*at]),
-            });
-        }
-        columns.extend(results.iter().cloned());
-        let mut rows = named(&self.aggregated, columns)?;
-        for step in &self.after {
-            rows = match step {
-                After::Keep(condition) => {
-                    let keep = evaluate(condition, &rows)?;
-                    filter_record_batch(&rows, as_boolean(&keep)?)?
-                }
-                After::Project(exprs, schema) => {
-                    let columns = exprs.iter().map(|expr| evaluate(expr, &rows));
-                    named(schema, columns.collect::<Result<_>>()?)?
-                }
-            };
-        }
-        let fields = self.output.fields().iter().zip(rows.columns());
-        let columns = fields.map(|(field, column)| cast(column, field.data_type()));
-        Ok(RecordBatch::try_new(self.output.clone(), columns.collect::<Result<_, _>>()?)?)
-    }
+    (groups, keys)
 }
 
-/// Puts columns under the names of a schema, whatever it says of their nullability.
-fn named(schema: &SchemaRef, columns: Vec<ArrayRef>) -> Result<RecordBatch> {
-    let fields: Vec<Field> =
-        schema.fields().iter().zip(&columns).map(|(f, c)| Field::new(f.name(), c.data_type().clone(), true)).collect();
-    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
-}
-
-/// Evaluates an expression; where it fails as a whole (a cast of a word that is no number, a division by zero), each row
-/// for itself, those that fail being NULL. One odd row must not stop a stream.
-pub(super) fn evaluate(expr: &Arc<dyn PhysicalExpr>, rows: &RecordBatch) -> Result<ArrayRef> {
-    let whole = |rows: &RecordBatch| expr.evaluate(rows)?.into_array(rows.num_rows());
-    let failed = match whole(rows) {
-        Ok(values) => return Ok(values),
-        Err(error) if rows.num_rows() == 0 => return Err(error),
-        Err(error) => error,
+/// Returns the sketch that a quantile can be read from, and which quantile.
+fn as_sketch(expr: &Expr) -> Option<(Result<Expr>, f64)> {
+    let Expr::AggregateFunction(AggregateFunction { func, params }) = expr.clone().unalias() else { return None };
+    let ("hdr_quantile", [value, Expr::Literal(ScalarValue::Float64(Some(q)), _)]) = (func.name(), &params.args[..])
+    else {
+        return None;
     };
-    debug!(%expr, error = %failed, "evaluating row by row");
-    let null = new_null_array(&expr.data_type(&rows.schema())?, 1);
-    let each: Vec<ArrayRef> =
-        (0..rows.num_rows()).map(|row| whole(&rows.slice(row, 1)).unwrap_or_else(|_| Arc::clone(&null))).collect();
-    let each: Vec<&dyn Array> = each.iter().map(|values| values.as_ref()).collect();
-    Ok(concat(&each)?)
-}
-
-pub(super) fn as_boolean(array: &ArrayRef) -> Result<&BooleanArray> {
-    datafusion::common::cast::as_boolean_array(array)
+    if params.distinct || !(0.0..=1.0).contains(q) {
+        return None;
+    }
+    let sketch = crate::query::functions::udafs().into_iter().find(|function| function.name() == "hdr_sketch")?;
+    let mut params = params.clone();
+    params.args = vec![value.clone()];
+    Some((Ok(Expr::AggregateFunction(AggregateFunction { func: sketch, params })), *q))
 }

@@ -1,14 +1,14 @@
-//! What is known of each series, as columns: the side of a row that never changes, evaluated once per series.
+//! The side of a row that never changes: the columns of series, values computed once for each, and who wants its rows.
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, MapBuilder, MapFieldNames, RecordBatch, StringBuilder};
-use arrow::compute::concat;
+use arrow::array::{Array, ArrayRef, MapBuilder, MapFieldNames, RecordBatch, StringBuilder, UInt32Array};
+use arrow::compute::{concat, interleave, take};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
+use hashbrown::HashMap;
 
-use super::StreamError;
-use crate::model::series::{Interner, Series};
+use crate::model::series::Series;
 
 /// The columns of `metrics` that depend on the series alone.
 pub(super) const STATIC_COLUMNS: [&str; 4] = ["name", "labels", "kind", "unit"];
@@ -18,7 +18,7 @@ pub(super) fn text_map() -> DataType {
     DataType::Map(Arc::new(Field::new("key_value", DataType::Struct(entry.into()), false)), false)
 }
 
-pub(super) fn schema() -> SchemaRef {
+fn schema() -> SchemaRef {
     let [name, labels, kind, unit] = STATIC_COLUMNS;
     Arc::new(Schema::new(vec![
         Field::new(name, DataType::Utf8, false),
@@ -28,67 +28,12 @@ pub(super) fn schema() -> SchemaRef {
     ]))
 }
 
-/// All series, row by row as they are numbered.
-pub(super) struct SeriesTable {
-    rows: RecordBatch,
-}
-
-impl Default for SeriesTable {
-    fn default() -> Self {
-        SeriesTable { rows: RecordBatch::new_empty(schema()) }
-    }
-}
-
-impl SeriesTable {
-    /// Takes in the series that are new since the last call.
-    pub fn extend(&mut self, interner: &Interner) -> Result<(), StreamError> {
-        let known = self.rows.num_rows();
-        let Some(new) = interner.all().get(known..).filter(|new| !new.is_empty()) else { return Ok(()) };
-        let new = columns(new).map_err(|source| StreamError::Series { source })?;
-        self.rows = arrow::compute::concat_batches(&schema(), [&self.rows, &new])
-            .map_err(|source| StreamError::Series { source })?;
-        Ok(())
-    }
-
-    pub fn len(&self) -> usize {
-        self.rows.num_rows()
-    }
-
-    /// Returns the rows from `start` on.
-    pub fn since(&self, start: usize) -> RecordBatch {
-        self.rows.slice(start, self.rows.num_rows().saturating_sub(start))
-    }
-
-    pub fn column(&self, name: &str) -> Option<&ArrayRef> {
-        self.rows.column_by_name(name)
-    }
-}
-
-/// Values of one expression for every series, grown as series come.
-#[derive(Default)]
-pub(super) struct PerSeries {
-    values: Option<ArrayRef>,
-}
-
-impl PerSeries {
-    pub fn extend(&mut self, new: ArrayRef) -> Result<(), ArrowError> {
-        self.values = Some(match self.values.take() {
-            None => new,
-            Some(old) => concat(&[&old, &new])?,
-        });
-        Ok(())
-    }
-
-    pub fn values(&self) -> Option<&ArrayRef> {
-        self.values.as_ref()
-    }
-}
-
-fn columns(new: &[Arc<Series>]) -> Result<RecordBatch, ArrowError> {
+/// Returns series as rows.
+pub(super) fn columns(series: &[Arc<Series>]) -> Result<RecordBatch, ArrowError> {
     let mut words: [StringBuilder; 3] = Default::default();
     let entries = MapFieldNames { entry: "key_value".to_owned(), key: "key".to_owned(), value: "value".to_owned() };
     let mut labels = MapBuilder::new(Some(entries), StringBuilder::new(), StringBuilder::new());
-    for series in new {
+    for series in series {
         let [name, kind, unit] = &mut words;
         name.append_value(&series.name);
         kind.append_value(series.kind.as_str());
@@ -101,4 +46,120 @@ fn columns(new: &[Arc<Series>]) -> Result<RecordBatch, ArrowError> {
     }
     let [name, kind, unit] = words.map(|mut builder| Arc::new(builder.finish()) as ArrayRef);
     RecordBatch::try_new(schema(), vec![name, Arc::new(labels.finish()), kind, unit])
+}
+
+/// Values of one expression for every series, grown as series come.
+///
+/// Chunks of falling size, neighbours joined when the later is no longer small beside the earlier: a series is copied
+/// a logarithmic number of times, and a look-up sees a logarithmic number of chunks.
+#[derive(Default)]
+pub(super) struct PerSeries {
+    chunks: Vec<ArrayRef>,
+    /// The first series of each chunk.
+    starts: Vec<u32>,
+    len: usize,
+}
+
+impl PerSeries {
+    pub fn extend(&mut self, new: ArrayRef) -> Result<(), ArrowError> {
+        if new.is_empty() {
+            return Ok(());
+        }
+        self.starts.push(self.len as u32);
+        self.len += new.len();
+        self.chunks.push(new);
+        while let [.., earlier, later] = self.chunks.as_slice()
+            && earlier.len() <= 2 * later.len()
+        {
+            let joined = concat(&[earlier, later])?;
+            self.chunks.truncate(self.chunks.len() - 2);
+            self.chunks.push(joined);
+            self.starts.pop();
+        }
+        Ok(())
+    }
+
+    /// Returns the values of some series, all of which were taken in before.
+    pub fn of(&self, series: &UInt32Array) -> Result<ArrayRef, ArrowError> {
+        if let [all] = self.chunks.as_slice() {
+            return take(all, series, None);
+        }
+        let chunks: Vec<&dyn Array> = self.chunks.iter().map(|chunk| chunk.as_ref()).collect();
+        let place = |&series: &u32| {
+            let chunk = self.starts.partition_point(|start| *start <= series).saturating_sub(1);
+            (chunk, (series - self.starts[chunk]) as usize)
+        };
+        interleave(&chunks, &series.values().iter().map(place).collect::<Vec<_>>())
+    }
+}
+
+/// Who wants the rows of each series.
+#[derive(Default)]
+pub(super) struct Routes {
+    /// Of each series, an index into `lists`.
+    of: Vec<u32>,
+    /// Most series of one metric are wanted by the same: few lists serve all.
+    lists: Vec<Vec<u16>>,
+    numbers: HashMap<Vec<u16>, u32>,
+}
+
+impl Routes {
+    /// Returns how many series have a route.
+    pub fn len(&self) -> usize {
+        self.of.len()
+    }
+
+    /// Takes in new series: for each who might want them, by number, whether it does.
+    pub fn extend(&mut self, count: usize, wanted: &[(u16, Vec<bool>)]) {
+        for at in 0..count {
+            let wants = |(_, passes): &&(u16, Vec<bool>)| passes.get(at).copied().unwrap_or_default();
+            let list: Vec<u16> = wanted.iter().filter(wants).map(|(who, _)| *who).collect();
+            let next = self.lists.len() as u32;
+            let number = *self.numbers.entry(list).or_insert_with_key(|list| {
+                self.lists.push(list.clone());
+                next
+            });
+            self.of.push(number);
+        }
+    }
+
+    /// Deals rows out: the number of each row goes into the list of everyone who wants its series.
+    pub fn deal(&self, series: &[u32], hands: &mut [Vec<u32>]) {
+        for (row, &series) in (0u32..).zip(series) {
+            for &who in &self.lists[self.of[series as usize] as usize] {
+                hands[who as usize].push(row);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{AsArray, Int64Array};
+    use arrow::datatypes::Int64Type;
+
+    use super::*;
+
+    #[test]
+    fn values_grow_by_few_copies_and_are_found() {
+        let mut values = PerSeries::default();
+        for batch in 0..1000i64 {
+            values.extend(Arc::new(Int64Array::from_iter_values(batch * 3..batch * 3 + 3))).unwrap();
+            assert!(values.chunks.len() <= 12, "{} chunks", values.chunks.len());
+        }
+        let asked = UInt32Array::from(vec![0, 2999, 1500, 3, 3]);
+        let found = values.of(&asked).unwrap();
+        assert_eq!(found.as_primitive::<Int64Type>().values(), &[0, 2999, 1500, 3, 3]);
+    }
+
+    #[test]
+    fn rows_go_to_all_who_want_their_series_and_to_nobody_else() {
+        let mut routes = Routes::default();
+        routes.extend(3, &[(0, vec![true, false, false]), (2, vec![true, true, false])]);
+        routes.extend(1, &[(0, vec![false]), (2, vec![true])]);
+        let mut hands = vec![Vec::new(); 3];
+        routes.deal(&[3, 0, 2, 1, 0], &mut hands);
+        assert_eq!(hands, [vec![1, 4], vec![], vec![0, 1, 3, 4]]);
+        assert_eq!(routes.lists.len(), 3);
+    }
 }

@@ -1,5 +1,8 @@
 //! Tests of the engine: what the windows hold against a naive model, whatever the order of arrival within the lateness.
 
+mod sessions;
+mod sharing;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -7,23 +10,89 @@ use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Float64Type, Int64Type, Schema, TimestampMicrosecondType};
 use proptest::prelude::*;
 
-use super::definition::{Defaults, Definition};
+use futures::executor::block_on;
+
+use super::definition::{Defaults, Definitions};
+use super::rebuild::LateBefore;
 use super::*;
 use crate::model::series::{Descriptor, SeriesRef};
 
 const SECOND: i64 = 1_000_000;
 
 fn engine(sql: &str) -> Engine {
-    let definition = Definition::parse("v.sql", sql, Defaults { lateness: Duration::from_secs(10) }).unwrap();
-    let events = Arc::new(Schema::empty());
-    futures::executor::block_on(Engine::new(vec![definition], &events)).unwrap()
+    engine_of(&[sql.to_owned()])
+}
+
+fn engine_of(views: &[String]) -> Engine {
+    let defaults = Defaults { lateness: Duration::from_secs(10), state_bytes_max: usize::MAX };
+    let files: Vec<(String, &String)> = views.iter().enumerate().map(|(at, sql)| (format!("{at}.sql"), sql)).collect();
+    let views = Definitions::read(&files, defaults).unwrap().views;
+    block_on(Engine::new(views, &[], &Arc::new(Schema::empty()))).unwrap()
+}
+
+/// An engine that reads samples of one partition, its watermark moved after every push.
+struct Running {
+    engine: Engine,
+    interner: Interner,
+    newest: i64,
+}
+
+fn partition() -> PartitionKey {
+    ("t".into(), 0)
+}
+
+impl Running {
+    fn new(sql: &str, services: usize) -> Running {
+        Running::of(&[sql.to_owned()], services)
+    }
+
+    fn of(views: &[String], services: usize) -> Running {
+        let mut engine = engine_of(views);
+        engine.clock(Source::Metrics).add(partition());
+        Running { engine, interner: interner(services), newest: i64::MIN }
+    }
+
+    fn push(&mut self, rows: &[(u32, i64, f64)]) -> (Vec<Emission>, Vec<Late>) {
+        let mut late = Vec::new();
+        self.engine.push_samples(&samples(rows), &self.interner, &mut late).unwrap();
+        self.observe(rows.iter().map(|row| row.1).max().unwrap_or(i64::MIN));
+        (block_on(self.engine.advance()).unwrap(), late)
+    }
+
+    fn observe(&mut self, newest: i64) {
+        self.newest = self.newest.max(newest);
+        self.engine.clock(Source::Metrics).observe(&partition(), EventTime::from_micros(self.newest));
+    }
+
+    /// Closes everything that is open.
+    fn end(&mut self) -> Vec<Emission> {
+        self.observe(self.newest.max(0) + 1_000_000 * SECOND);
+        block_on(self.engine.advance()).unwrap()
+    }
+
+    /// Takes the one view up where it had closed through, with the rows that the store holds.
+    fn resume(&mut self, through: EventTime, stored: &[(u32, i64, f64)], late: &mut LateBefore) {
+        if through > EventTime::MIN {
+            self.engine.resume("v", through);
+        }
+        self.rebuild(stored, late);
+    }
+
+    fn rebuild(&mut self, stored: &[(u32, i64, f64)], late: &mut LateBefore) {
+        let from = self.engine.needs_from(Source::Metrics).unwrap_or(EventTime::MIN).as_micros();
+        let needed: Vec<_> = stored.iter().copied().filter(|row| row.1 >= from).collect();
+        self.engine.rebuild_from_samples(&samples(&needed), &self.interner, late).unwrap();
+        self.engine.rebuilt();
+    }
 }
 
 fn refused(query: &str) -> String {
     let sql = format!("CREATE MATERIALIZED VIEW v AS {query}");
-    let definition = Definition::parse("v.sql", &sql, Defaults { lateness: Duration::ZERO }).unwrap();
-    let error = futures::executor::block_on(Engine::new(vec![definition], &Arc::new(Schema::empty())));
-    let error = error.err().expect("the view should be refused");
+    let defaults = Defaults { lateness: Duration::ZERO, state_bytes_max: usize::MAX };
+    let error = Definitions::read(&[("v.sql", sql)], defaults)
+        .and_then(|read| block_on(Engine::new(read.views, &[], &Arc::new(Schema::empty()))))
+        .err()
+        .expect("the view should be refused");
     std::iter::successors(Some(&error as &dyn std::error::Error), |e| e.source()).map(|e| format!("{e}; ")).collect()
 }
 
@@ -120,7 +189,7 @@ proptest! {
             engine.push_samples(&samples(rows), &interner, &mut late).unwrap();
             newest = rows.iter().map(|row| row.1).max().unwrap_or(newest).max(newest);
             engine.clock(Source::Metrics).observe(&partition, EventTime::from_micros(newest));
-            emitted.extend(engine.advance().unwrap());
+            emitted.extend(block_on(engine.advance()).unwrap());
         }
         prop_assert_eq!(late.len(), 0);
         let through = newest - 5 * SECOND;
@@ -139,13 +208,13 @@ fn a_row_after_its_last_window_is_late_and_changes_nothing() {
     let mut late = Vec::new();
     engine.push_samples(&samples(&[(0, SECOND, 1.0), (0, 26 * SECOND, 1.0)]), &interner, &mut late).unwrap();
     engine.clock(Source::Metrics).observe(&partition, EventTime::from_micros(26 * SECOND));
-    assert_eq!(engine.advance().unwrap().len(), 1);
+    assert_eq!(block_on(engine.advance()).unwrap().len(), 1);
     // The watermark is at 21 s: 9 s and 19 s are past their windows, 20 s is not.
     let rows = [(0, 9 * SECOND, 1.0), (0, 19 * SECOND, 1.0), (0, 20 * SECOND, 1.0)];
     engine.push_samples(&samples(&rows), &interner, &mut late).unwrap();
     assert_eq!(late.iter().map(|late| late.row).collect::<Vec<_>>(), [0, 1]);
     engine.clock(Source::Metrics).observe(&partition, EventTime::from_micros(60 * SECOND));
-    let windows = read(&engine.advance().unwrap());
+    let windows = read(&block_on(engine.advance()).unwrap());
     assert_eq!(windows.into_values().map(|(n, _)| n).collect::<Vec<_>>(), [2]);
 }
 
@@ -159,7 +228,7 @@ fn a_resumed_view_rebuilds_open_windows_and_emits_no_closed_one_again() {
         engine.push_samples(&samples(rows), &interner, &mut Vec::new()).unwrap();
         let newest = rows.last().map(|row| row.1).unwrap();
         engine.clock(Source::Metrics).observe(&partition, EventTime::from_micros(newest));
-        engine.advance().unwrap()
+        block_on(engine.advance()).unwrap()
     };
     let mut whole = engine(&sql);
     whole.clock(Source::Metrics).add(partition.clone());
@@ -191,7 +260,7 @@ fn having_filters_and_expressions_are_applied() {
     let rows = [(0, 0, 4.0), (0, SECOND, 6.0), (0, SECOND, 500.0), (1, SECOND, 1.0), (2, SECOND, 1.0)];
     engine.push_samples(&samples(&rows), &interner, &mut Vec::new()).unwrap();
     engine.clock(Source::Metrics).observe(&partition, EventTime::from_micros(60 * SECOND));
-    let windows = read(&engine.advance().unwrap());
+    let windows = read(&block_on(engine.advance()).unwrap());
     assert_eq!(windows.into_iter().collect::<Vec<_>>(), [((10 * SECOND, "s0".to_owned()), (1, 5.0))]);
 }
 
@@ -211,7 +280,7 @@ fn an_expression_that_fails_for_one_row_is_null_for_it_and_no_more() {
     engine.clock(Source::Metrics).add(partition.clone());
     engine.push_samples(&samples(&[(0, 0, 1.0), (1, 0, 1.0)]), &interner, &mut Vec::new()).unwrap();
     engine.clock(Source::Metrics).observe(&partition, EventTime::from_micros(60 * SECOND));
-    let rows = engine.advance().unwrap().remove(0).rows;
+    let rows = block_on(engine.advance()).unwrap().remove(0).rows;
     assert_eq!(rows.column_by_name("n").unwrap().as_primitive::<Int64Type>().value(0), 1);
     assert_eq!(rows.column_by_name("total").unwrap().null_count(), 1, "a division by zero");
 }
@@ -227,17 +296,18 @@ fn what_a_view_may_not_do_is_said_when_it_is_planned() {
             "needs a plain name",
         ),
         (
-            "SELECT window_start, window_end, count(DISTINCT value) n FROM metrics GROUP BY tumble(ts, INTERVAL '1s')",
-            "DISTINCT",
-        ),
-        (
-            "SELECT window_start, window_end, count(*) n FROM metrics GROUP BY tumble(ts, INTERVAL '1s') ORDER BY n",
-            "ORDER BY",
+            "SELECT window_start, window_end, array_agg(value ORDER BY ts) n FROM metrics GROUP BY tumble(ts, INTERVAL '1s')",
+            "first_by_time",
         ),
         (
             "SELECT window_start, window_end, count(*) n FROM metrics a JOIN metrics b ON a.name = b.name \
              GROUP BY tumble(ts, INTERVAL '1s')",
-            "",
+            "mbiguous",
+        ),
+        (
+            "SELECT window_start, window_end, lag(count(*)) OVER (ORDER BY window_start) n FROM metrics \
+             GROUP BY tumble(ts, INTERVAL '1s') LIMIT 3",
+            "LIMIT cannot follow",
         ),
     ] {
         let message = refused(query);

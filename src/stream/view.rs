@@ -1,420 +1,290 @@
-//! One running view: rows into panes, panes into windows, windows out when the watermark passes.
+//! One running view: how far it has closed its windows, and what it makes of their groups.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use arrow::array::{Array, ArrayRef, BooleanArray, Float64Array, RecordBatch, TimestampMicrosecondArray, UInt32Array};
-use arrow::compute::{and, prep_null_mask_filter, take};
+use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use datafusion::error::{DataFusionError, Result};
 
 use super::definition::Definition;
-use super::keys::Keys;
-use super::pane::{Groups, Pane};
-use super::plan::{Operand, Plan, as_boolean, evaluate};
-use super::series::{PerSeries, STATIC_COLUMNS, SeriesTable};
-use super::{Emission, Late, Source, StreamError};
-use crate::model::batch::Samples;
+use super::finish::{Finish, History, of_window, stored};
+use super::per_window::WindowQuery;
+use super::plan::WINDOW_COLUMNS;
+use super::sliding::Sliding;
+use super::window::Window;
+use super::{Emission, Late, StreamError};
 use crate::model::time::{EventTime, Span, micros};
 
-/// Keys of a view that groups by what changes from row to row are forgotten once this many are out of use.
-const UNUSED_KEYS_MAX: usize = 65_536;
+/// How a view comes to its rows.
+pub(super) enum Kind {
+    /// From the groups of the aggregation with this number.
+    Windowed { aggregation: usize, finish: Finish, history: History },
+    /// From the rows that other views have for the same window.
+    PerWindow { inputs: Vec<Input>, query: WindowQuery, schema: SchemaRef },
+}
+
+/// A view that another reads window by window.
+pub(super) struct Input {
+    pub view: usize,
+    pub name: String,
+    pub history: History,
+}
+
+/// What a view has seen so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Counts {
+    /// Rows that might have met its conditions: of events all, of samples those of the series that can.
+    pub offered: u64,
+    /// Rows that went into its windows.
+    pub rows: u64,
+    pub late: u64,
+    /// Rows whose group found no room.
+    pub refused: u64,
+    pub emitted_rows: u64,
+    pub emitted_windows: u64,
+    /// Windows that held rows, of which what follows the aggregate left none.
+    pub emptied: u64,
+}
 
 pub(super) struct View {
     pub definition: Definition,
-    plan: Plan,
-    keys: Keys,
-    /// By start, microseconds.
-    panes: BTreeMap<i64, Pane>,
-    pane_width: i64,
-    /// Windows that end at or before this are closed.
-    closed_through: i64,
-    statics: Vec<PerSeries>,
-    /// Of each series: whether its rows may pass, and its key where that depends on the series alone.
-    passes: Vec<bool>,
-    key_of: Vec<u32>,
-}
-
-/// Rows of one push that a view wants, and what they bring.
-struct Selection {
-    /// Row numbers in what was pushed.
-    rows: Vec<u32>,
-    keys: Vec<u32>,
-    inputs: Vec<(Vec<ArrayRef>, Option<BooleanArray>)>,
+    pub kind: Kind,
+    /// Windows that end at or before this are closed, microseconds.
+    closed: i64,
+    /// Windows that end at or before this were emitted by an earlier run.
+    emitted: i64,
+    /// Event time is past this.
+    watermark: i64,
+    /// Which of its aggregation's aggregates are its own.
+    pub picks: Vec<usize>,
+    pub sliding: Sliding,
+    pub counts: Counts,
 }
 
 impl View {
-    pub fn new(definition: Definition, plan: Plan) -> Result<View, StreamError> {
-        let keys = Keys::new(&plan.key_types)
-            .map_err(|error| StreamError::Plan { file: definition.file.clone(), source: error.into() })?;
-        let pane_width = gcd(micros(definition.window.width), micros(definition.window.slide));
-        let statics = plan.statics.iter().map(|_| PerSeries::default()).collect();
-        Ok(View {
+    pub fn new(definition: Definition, kind: Kind, picks: Vec<usize>) -> View {
+        View {
             definition,
-            plan,
-            keys,
-            panes: BTreeMap::new(),
-            pane_width,
-            closed_through: i64::MIN,
-            statics,
-            passes: Vec::new(),
-            key_of: Vec::new(),
-        })
+            kind,
+            closed: i64::MIN,
+            emitted: i64::MIN,
+            watermark: i64::MIN,
+            picks,
+            sliding: Sliding::default(),
+            counts: Counts::default(),
+        }
     }
 
-    pub fn source(&self) -> Source {
-        self.plan.source
+    pub fn schema(&self) -> &SchemaRef {
+        match &self.kind {
+            Kind::Windowed { finish, .. } => &finish.schema,
+            Kind::PerWindow { schema, .. } => schema,
+        }
     }
 
-    pub fn output_schema(&self) -> SchemaRef {
-        self.plan.output.clone()
-    }
-
+    /// Returns the time through which every window is emitted, by this run or one before.
     pub fn closed_through(&self) -> EventTime {
-        EventTime::from_micros(self.closed_through)
+        EventTime::from_micros(self.closed.max(self.emitted))
     }
 
-    pub fn bytes(&self) -> usize {
-        self.panes.values().map(Pane::bytes).sum::<usize>() + self.keys.bytes()
+    /// Returns a time that no row it will still emit begins before.
+    pub fn begins_from(&self) -> i64 {
+        let closed = self.closed.max(self.emitted);
+        match self.definition.window {
+            _ if closed == i64::MIN => i64::MIN,
+            Window::Hop { width, slide } => first_open(closed, width, slide),
+            window @ Window::Session { .. } => closed - 2 * window.cell() - window.gap(),
+        }
     }
 
+    pub fn close_through(&mut self, through: i64) {
+        self.closed = self.closed.max(through);
+    }
+
+    pub fn watermark(&self) -> i64 {
+        self.watermark
+    }
+
+    /// Moves the watermark; tells whether it moved.
+    pub fn reach(&mut self, watermark: i64) -> bool {
+        let moved = watermark > self.watermark;
+        self.watermark = self.watermark.max(watermark);
+        moved
+    }
+
+    /// Tells whether every window that holds a time is closed.
+    pub fn has_closed_all_of(&self, ts: i64) -> bool {
+        match self.definition.window {
+            Window::Hop { width, slide } => {
+                let (width, slide) = (micros(width), micros(slide));
+                (ts - ts.rem_euclid(slide)).saturating_add(width) <= self.closed
+            }
+            Window::Session { .. } => false,
+        }
+    }
+
+    /// Counts a row that came too late; `number` is that of the view.
+    pub fn note_late(&mut self, number: usize, row: u32, ts: i64) -> Late {
+        self.counts.late += 1;
+        Late { view: number, row, ts: EventTime::from_micros(ts), closed_through: self.closed_through() }
+    }
+
+    /// Takes up where an earlier run stopped: what it emitted is not emitted again.
     pub fn resume(&mut self, through: EventTime) {
-        self.closed_through = self.closed_through.max(through.as_micros());
-    }
-
-    /// Returns the start of the oldest window that is still to be emitted; `EventTime::MIN` where none ever was.
-    pub fn needs_from(&self) -> EventTime {
-        match self.closed_through {
-            i64::MIN => EventTime::MIN,
-            closed => EventTime::from_micros(closed.saturating_sub(micros(self.definition.window.width))),
+        self.emitted = self.emitted.max(through.as_micros());
+        self.closed = self.closed.max(through.as_micros().saturating_sub(micros(self.looks_back())));
+        if matches!(self.definition.window, Window::Session { .. }) {
+            // Their older rows are needed to know where the open ones began.
+            self.closed = i64::MIN;
         }
     }
 
-    pub fn push_samples(
-        &mut self,
-        at: usize,
-        samples: &Samples,
-        series: &SeriesTable,
-        late: &mut Vec<Late>,
-    ) -> Result<(), StreamError> {
-        let failed = self.failure();
-        self.extend_series(series).map_err(&failed)?;
-        let rows: Vec<u32> =
-            samples.series.iter().zip(0u32..).filter(|(s, _)| self.passes[**s as usize]).map(|(_, row)| row).collect();
-        if rows.is_empty() {
-            return Ok(());
-        }
-        let rows = self.drop_late(at, rows, &samples.ts, late);
-        let selection = self.select_samples(rows, samples, series).map_err(&failed)?;
-        self.accumulate(selection, &samples.ts).map_err(&failed)
+    /// Ends the rebuilding of its open windows.
+    pub fn rebuilt(&mut self) {
+        self.watermark = self.watermark.max(self.emitted);
     }
 
-    pub fn push_events(&mut self, at: usize, events: &RecordBatch, late: &mut Vec<Late>) -> Result<(), StreamError> {
-        let failed = self.failure();
-        let ts = events.column_by_name("ts").and_then(|ts| ts.as_any().downcast_ref::<TimestampMicrosecondArray>());
-        let ts = ts.expect("events carry their time in the column ts").values().clone();
-        let rows = (0..events.num_rows() as u32).collect();
-        let selection = self.select_events(rows, events).map_err(&failed)?;
-        let kept = self.drop_late(at, selection.rows.clone(), &ts, late);
-        let selection = match kept.len() == selection.rows.len() {
-            true => selection,
-            // Late events are rare: what was evaluated for them is not worth keeping apart.
-            false => self.select_events(kept, events).map_err(&failed)?,
+    /// Tells whether it goes on from windows that were emitted before.
+    pub fn needs_closed_windows(&self) -> bool {
+        self.emitted > i64::MIN
+            && (matches!(self.definition.window, Window::Session { .. }) || !self.looks_back().is_zero())
+    }
+
+    /// How far back its functions look.
+    fn looks_back(&self) -> Duration {
+        let looks = match &self.kind {
+            Kind::Windowed { finish, .. } => finish.looks_back(),
+            Kind::PerWindow { query, .. } => query.looks_back,
         };
-        self.accumulate(selection, &ts).map_err(&failed)
+        if looks { self.definition.lookback + self.definition.window.slide() } else { Duration::ZERO }
     }
 
-    fn failure(&self) -> impl Fn(DataFusionError) -> StreamError + use<> {
+    /// Returns the start of the oldest row that bears on what is still to be emitted; `EventTime::MIN` where nothing
+    /// was emitted yet.
+    pub fn needs_from(&self) -> EventTime {
+        match self.emitted {
+            i64::MIN => EventTime::MIN,
+            emitted => EventTime::from_micros(emitted) - self.definition.window.reach() - self.looks_back(),
+        }
+    }
+
+    /// Returns the start of the first window that is not closed.
+    pub fn needs_panes_from(&self) -> i64 {
+        match self.definition.window {
+            Window::Hop { width, slide } => first_open(self.closed, width, slide),
+            Window::Session { .. } => i64::MIN,
+        }
+    }
+
+    /// Closes, of a view over a view that has come `through`, what the rows that may still come cannot touch: they begin
+    /// at or after `from`.
+    pub fn close_over_view(&mut self, from: i64, through: i64) {
+        let Window::Hop { width, slide } = self.definition.window else { return };
+        let next_end = first_open(from, width, slide) + micros(width);
+        self.close_through(through.min(next_end - 1).max(from));
+    }
+
+    /// Puts groups into the columns of the aggregate.
+    pub fn groups(&self, bounds: [ArrayRef; 2], keys: &[ArrayRef], results: &[ArrayRef]) -> Result<RecordBatch> {
+        match &self.kind {
+            Kind::Windowed { finish, .. } => finish.groups(bounds, keys, results),
+            Kind::PerWindow { .. } => unreachable!("only windowed views are members of aggregations"),
+        }
+    }
+
+    /// Makes the rows of a closed window of its groups; none where an earlier run emitted them, or nothing is left.
+    pub async fn finish(&mut self, window: Span, groups: RecordBatch) -> Result<Option<Emission>> {
+        let horizon = window.end - self.looks_back();
+        let emitted = window.end.as_micros() <= self.emitted;
+        let Kind::Windowed { finish, history, .. } = &mut self.kind else {
+            unreachable!("only windowed views have groups")
+        };
+        let rows = if finish.looks_back() {
+            history.forget_through(horizon);
+            let before = history.rows();
+            history.push(window.end, groups.clone());
+            if emitted { None } else { Some(finish.rows(window, groups, before).await?) }
+        } else if emitted {
+            None
+        } else {
+            Some(finish.rows(window, groups, Vec::new()).await?)
+        };
+        Ok(rows.and_then(|rows| self.emission(window, rows)))
+    }
+
+    /// Takes in a window of a view it reads.
+    pub fn take(&mut self, view: usize, emission: &Emission) {
+        let Kind::PerWindow { inputs, .. } = &mut self.kind else { return };
+        for input in inputs.iter_mut().filter(|input| input.view == view) {
+            input.history.push(emission.window.end, emission.rows.clone());
+        }
+    }
+
+    /// Runs its query for every window up to `through` that one of its inputs has.
+    pub async fn combine(&mut self, through: i64) -> Result<Vec<Emission>> {
+        let looks_back = self.looks_back();
+        let (closed, emitted) = (self.closed, self.emitted);
+        let Kind::PerWindow { inputs, query, schema } = &mut self.kind else { return Ok(Vec::new()) };
+        let mut windows: Vec<Span> =
+            inputs.iter().flat_map(|input| input.history.windows(&self.definition.window)).collect();
+        windows.sort_by_key(|window| window.end);
+        windows.dedup();
+        let mut made = Vec::new();
+        for window in windows {
+            let end = window.end.as_micros();
+            if end <= closed.max(emitted) || end > through {
+                continue;
+            }
+            let from = if query.looks_back { window.end - looks_back } else { window.end - Duration::from_micros(1) };
+            let tables = inputs.iter().map(|input| (input.name.as_str(), input.history.between(from, window.end)));
+            let rows = query.run(tables.collect::<Vec<_>>()).await?;
+            let rows = if query.looks_back { of_window(rows, window)? } else { rows };
+            made.push((window, stored(schema, &rows)?));
+        }
+        let horizon = EventTime::from_micros(through) - looks_back;
+        inputs.iter_mut().for_each(|input| input.history.forget_through(horizon));
+        self.close_through(through);
+        Ok(made.into_iter().filter_map(|(window, rows)| self.emission(window, rows)).collect())
+    }
+
+    fn emission(&mut self, window: Span, rows: RecordBatch) -> Option<Emission> {
+        if rows.num_rows() == 0 {
+            self.counts.emptied += 1;
+            return None;
+        }
+        self.counts.emitted_rows += rows.num_rows() as u64;
+        self.counts.emitted_windows += 1;
+        Some(Emission { view: self.definition.name.clone(), window, rows })
+    }
+
+    pub fn history_bytes(&self) -> usize {
+        match &self.kind {
+            Kind::Windowed { history, .. } => history.bytes(),
+            Kind::PerWindow { inputs, .. } => inputs.iter().map(|input| input.history.bytes()).sum(),
+        }
+    }
+
+    pub fn failure(&self) -> impl Fn(DataFusionError) -> StreamError + use<> {
         let view = self.definition.name.to_string();
         move |source| StreamError::Aggregate { view: view.clone(), source }
     }
-
-    /// Evaluates what depends on the series alone for the series that are new.
-    fn extend_series(&mut self, series: &SeriesTable) -> Result<()> {
-        let known = self.passes.len();
-        if known == series.len() {
-            return Ok(());
-        }
-        let new = series.since(known);
-        let count = new.num_rows();
-        let fresh: Vec<ArrayRef> = self.plan.statics.iter().map(|expr| evaluate(expr, &new)).collect::<Result<_>>()?;
-        let mut passes = vec![true; count];
-        for condition in &self.plan.conditions {
-            let Operand::PerSeries(at) = condition else { continue };
-            let holds = as_boolean(&fresh[*at])?;
-            passes.iter_mut().zip(holds).for_each(|(pass, holds)| *pass &= holds == Some(true));
-        }
-        if self.plan.keys_per_series() {
-            let keys: Vec<ArrayRef> = self.plan.keys.iter().map(|key| per_series(key, &fresh)).collect();
-            let numbers = self.intern_passing(&keys, &passes)?;
-            self.key_of.extend(numbers);
-        }
-        self.passes.extend(passes);
-        for (cache, fresh) in self.statics.iter_mut().zip(fresh) {
-            cache.extend(fresh)?;
-        }
-        Ok(())
-    }
-
-    /// Gives keys to the series that pass; the others never get one.
-    fn intern_passing(&mut self, keys: &[ArrayRef], passes: &[bool]) -> Result<Vec<u32>> {
-        let wanted: UInt32Array = passes.iter().zip(0u32..).filter(|(pass, _)| **pass).map(|(_, row)| row).collect();
-        let keys = keys.iter().map(|column| Ok(take(column, &wanted, None)?)).collect::<Result<Vec<_>>>()?;
-        let mut numbers = self.keys.intern(&keys, wanted.len())?.into_iter();
-        let unused = 0;
-        Ok(passes.iter().map(|&pass| if pass { numbers.next().unwrap_or(unused) } else { unused }).collect())
-    }
-
-    /// Drops rows whose last window is closed, noting them as late.
-    fn drop_late(&self, at: usize, rows: Vec<u32>, ts: &[i64], late: &mut Vec<Late>) -> Vec<u32> {
-        if self.closed_through == i64::MIN {
-            return rows;
-        }
-        let (width, slide) = (micros(self.definition.window.width), micros(self.definition.window.slide));
-        let mut kept = rows;
-        kept.retain(|&row| {
-            let ts = ts[row as usize];
-            let last_end = ts - ts.rem_euclid(slide) + width;
-            let open = last_end > self.closed_through;
-            if !open {
-                late.push(Late {
-                    view: at,
-                    row,
-                    ts: EventTime::from_micros(ts),
-                    closed_through: self.closed_through(),
-                });
-            }
-            open
-        });
-        kept
-    }
-
-    fn select_samples(&mut self, rows: Vec<u32>, samples: &Samples, series: &SeriesTable) -> Result<Selection> {
-        let refs: UInt32Array = rows.iter().map(|&row| samples.series[row as usize]).collect();
-        let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.plan.row_schema.fields().len());
-        for field in self.plan.row_schema.fields() {
-            columns.push(match field.name().as_str() {
-                "ts" => {
-                    let ts = rows.iter().map(|&row| samples.ts[row as usize]);
-                    Arc::new(TimestampMicrosecondArray::from_iter_values(ts).with_timezone("UTC"))
-                }
-                "value" => {
-                    Arc::new(Float64Array::from_iter_values(rows.iter().map(|&row| samples.value[row as usize])))
-                }
-                name => {
-                    debug_assert!(STATIC_COLUMNS.contains(&name), "metrics have no other columns");
-                    let column = series.column(name).expect("the columns of a series are fixed");
-                    take(column, &refs, None)?
-                }
-            });
-        }
-        let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(rows.len()));
-        let batch = RecordBatch::try_new_with_options(self.plan.row_schema.clone(), columns, &options)?;
-        self.evaluate(rows, &batch, Some(&refs))
-    }
-
-    fn select_events(&mut self, rows: Vec<u32>, events: &RecordBatch) -> Result<Selection> {
-        let wanted = UInt32Array::from(rows.clone());
-        let mut columns = Vec::with_capacity(self.plan.row_schema.fields().len());
-        for field in self.plan.row_schema.fields() {
-            let column = events.column_by_name(field.name()).expect("planned over the columns of events");
-            columns.push(take(column, &wanted, None)?);
-        }
-        let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(rows.len()));
-        let batch = RecordBatch::try_new_with_options(self.plan.row_schema.clone(), columns, &options)?;
-        self.evaluate(rows, &batch, None)
-    }
-
-    /// Applies the conditions, then evaluates keys and arguments for the rows that remain.
-    fn evaluate(&mut self, rows: Vec<u32>, batch: &RecordBatch, refs: Option<&UInt32Array>) -> Result<Selection> {
-        let Some(keep) = self.row_conditions(batch, refs)? else {
-            return self.evaluate_kept(rows, batch, refs.cloned());
-        };
-        let kept: UInt32Array = (0u32..).zip(keep.iter()).filter(|(_, k)| *k == Some(true)).map(|(at, _)| at).collect();
-        let rows = kept.values().iter().map(|&at| rows[at as usize]).collect();
-        let refs = refs.map(|refs| kept.values().iter().map(|&at| refs.value(at as usize)).collect());
-        self.evaluate_kept(rows, &arrow::compute::take_record_batch(batch, &kept)?, refs)
-    }
-
-    /// Returns which rows meet the conditions that depend on the row; none where there are no such.
-    fn row_conditions(&self, batch: &RecordBatch, refs: Option<&UInt32Array>) -> Result<Option<BooleanArray>> {
-        let mut all: Option<BooleanArray> = None;
-        for condition in &self.plan.conditions {
-            if refs.is_some() && matches!(condition, Operand::PerSeries(_)) {
-                continue;
-            }
-            let holds = self.operand(condition, batch, refs)?;
-            let holds = as_boolean(&holds)?.clone();
-            all = Some(match all {
-                None => holds,
-                Some(before) => and(&before, &holds)?,
-            });
-        }
-        Ok(all)
-    }
-
-    fn evaluate_kept(&mut self, rows: Vec<u32>, batch: &RecordBatch, refs: Option<UInt32Array>) -> Result<Selection> {
-        let refs = refs.as_ref();
-        let keys = match (self.plan.keys_per_series(), refs) {
-            (true, Some(refs)) => refs.values().iter().map(|&series| self.key_of[series as usize]).collect(),
-            _ => {
-                let columns = self.plan.keys.iter().map(|key| self.operand(key, batch, refs));
-                let columns = columns.collect::<Result<Vec<_>>>()?;
-                self.keys.intern(&columns, rows.len())?
-            }
-        };
-        let mut inputs = Vec::with_capacity(self.plan.aggregates.len());
-        for aggregate in &self.plan.aggregates {
-            let arguments = aggregate.arguments.iter().map(|argument| self.operand(argument, batch, refs));
-            let arguments = arguments.collect::<Result<Vec<_>>>()?;
-            let filter = aggregate.filter.as_ref().map(|filter| self.operand(filter, batch, refs)).transpose()?;
-            let filter = filter.as_ref().map(holds).transpose()?;
-            inputs.push((arguments, filter));
-        }
-        Ok(Selection { rows, keys, inputs })
-    }
-
-    fn operand(&self, operand: &Operand, batch: &RecordBatch, refs: Option<&UInt32Array>) -> Result<ArrayRef> {
-        match (operand, refs) {
-            (Operand::PerRow(expr), _) => evaluate(expr, batch),
-            (Operand::PerSeries(at), Some(refs)) => {
-                let values = self.statics[*at].values().expect("evaluated when the series was first seen");
-                Ok(take(values, refs, None)?)
-            }
-            (Operand::PerSeries(_), None) => unreachable!("events have no series"),
-        }
-    }
-
-    fn accumulate(&mut self, selection: Selection, ts: &[i64]) -> Result<()> {
-        let Selection { rows, keys, inputs } = selection;
-        let mut by_pane: BTreeMap<i64, Vec<u32>> = BTreeMap::new();
-        let pane_of = |row: u32| {
-            let ts = ts[row as usize];
-            ts - ts.rem_euclid(self.pane_width)
-        };
-        let Some(first) = rows.first().map(|&row| pane_of(row)) else { return Ok(()) };
-        if rows.iter().all(|&row| pane_of(row) == first) {
-            return self.update_pane(first, &keys, &inputs);
-        }
-        for (at, &row) in (0u32..).zip(&rows) {
-            by_pane.entry(pane_of(row)).or_default().push(at);
-        }
-        for (pane, at) in by_pane {
-            let at = UInt32Array::from(at);
-            let keys: Vec<u32> = at.values().iter().map(|&at| keys[at as usize]).collect();
-            let inputs = inputs.iter().map(|input| take_input(input, &at)).collect::<Result<Vec<_>>>()?;
-            self.update_pane(pane, &keys, &inputs)?;
-        }
-        Ok(())
-    }
-
-    fn update_pane(&mut self, pane: i64, keys: &[u32], inputs: &[(Vec<ArrayRef>, Option<BooleanArray>)]) -> Result<()> {
-        let groups = self.panes.entry(pane).or_default().groups(&self.plan.aggregates)?;
-        let assigned = groups.assign(keys.iter().copied());
-        groups.update(inputs, &assigned)
-    }
-
-    /// Closes every window that ends at or before `watermark` and holds a row.
-    pub fn close_through(&mut self, watermark: EventTime, into: &mut Vec<Emission>) -> Result<(), StreamError> {
-        let watermark = watermark.as_micros();
-        if watermark <= self.closed_through {
-            return Ok(());
-        }
-        let failed = self.failure();
-        while let Some(window) = self.next_window().filter(|window| window.end.as_micros() <= watermark) {
-            let rows = self.close(window).map_err(&failed)?;
-            // Windows start in steps of the slide: nothing before the next start is needed again.
-            let next_start = window.start.as_micros() + micros(self.definition.window.slide);
-            self.panes = self.panes.split_off(&next_start);
-            self.closed_through = window.end.as_micros();
-            if rows.num_rows() > 0 {
-                into.push(Emission { view: self.definition.name.clone(), window, rows });
-            }
-        }
-        self.closed_through = watermark;
-        self.forget_unused_keys();
-        Ok(())
-    }
-
-    /// Returns the first window that is not closed and holds a pane.
-    fn next_window(&self) -> Option<Span> {
-        let (width, slide) = (micros(self.definition.window.width), micros(self.definition.window.slide));
-        let (&pane, _) = self.panes.first_key_value()?;
-        let first = (pane - width).div_euclid(slide) + 1;
-        // The first windows of a pane may be closed already where it was opened by a row that came in between.
-        let open = self.closed_through.saturating_sub(width).div_euclid(slide).saturating_add(1);
-        let start = first.max(open).saturating_mul(slide);
-        let end = start.saturating_add(width);
-        Some(Span::new(EventTime::from_micros(start), EventTime::from_micros(end)))
-    }
-
-    fn close(&mut self, window: Span) -> Result<RecordBatch> {
-        let (start, end) = (window.start.as_micros(), window.end.as_micros());
-        let mut groups = if self.pane_width == end - start {
-            let pane = self.panes.remove(&start).unwrap_or_default();
-            pane.into_groups(&self.plan.aggregates)?
-        } else {
-            let mut groups = Groups::new(&self.plan.aggregates)?;
-            for pane in self.panes.range_mut(start..end).map(|(_, pane)| pane) {
-                pane.merge_into(&mut groups)?;
-            }
-            groups
-        };
-        let results = groups.evaluate()?;
-        let mut order: Vec<(u32, usize)> = groups.keys.iter().copied().zip(0..).collect();
-        self.keys.sort(&mut order);
-        let sorted: Vec<u32> = order.iter().map(|(key, _)| *key).collect();
-        let at = UInt32Array::from_iter_values(order.iter().map(|(_, group)| *group as u32));
-        let results = results.iter().map(|column| Ok(take(column, &at, None)?)).collect::<Result<Vec<_>>>()?;
-        let bound = |micros: i64| -> ArrayRef {
-            Arc::new(TimestampMicrosecondArray::from(vec![micros; sorted.len()]).with_timezone("UTC"))
-        };
-        self.plan.finish([bound(start), bound(end)], &self.keys.columns(&sorted)?, &results)
-    }
-
-    /// Keys that come from series stay as long as the series do; keys that come from rows are dropped when no open
-    /// pane holds them and many such have gathered.
-    fn forget_unused_keys(&mut self) {
-        if self.plan.keys_per_series() || self.keys.len() < UNUSED_KEYS_MAX {
-            return;
-        }
-        let mut used: Vec<u32> = self.panes.values().flat_map(Pane::keys).collect();
-        used.sort_unstable();
-        used.dedup();
-        if self.keys.len() - used.len() < UNUSED_KEYS_MAX {
-            return;
-        }
-        let renumbered = self.keys.compact(&used);
-        self.panes.values_mut().for_each(|pane| pane.renumber(&renumbered));
-    }
 }
 
-fn per_series(operand: &Operand, fresh: &[ArrayRef]) -> ArrayRef {
-    match operand {
-        Operand::PerSeries(at) => Arc::clone(&fresh[*at]),
-        Operand::PerRow(_) => unreachable!("only asked for when every key depends on the series alone"),
-    }
+/// Returns the start of the first window that ends after `closed`: windows start in steps of the slide.
+pub(super) fn first_open(closed: i64, width: Duration, slide: Duration) -> i64 {
+    let (width, slide) = (micros(width), micros(slide));
+    closed.saturating_sub(width).div_euclid(slide).saturating_add(1).saturating_mul(slide)
 }
 
-/// Returns where a condition holds; one that is NULL does not.
-fn holds(condition: &ArrayRef) -> Result<BooleanArray> {
-    let mask = as_boolean(condition)?;
-    Ok(if mask.null_count() == 0 { mask.clone() } else { prep_null_mask_filter(mask) })
-}
-
-fn take_input(
-    input: &(Vec<ArrayRef>, Option<BooleanArray>),
-    at: &UInt32Array,
-) -> Result<(Vec<ArrayRef>, Option<BooleanArray>)> {
-    let (arguments, filter) = input;
-    let arguments = arguments.iter().map(|column| Ok(take(column, at, None)?)).collect::<Result<Vec<_>>>()?;
-    let filter = filter.as_ref().map(|mask| Ok::<_, DataFusionError>(as_boolean(&take(mask, at, None)?)?.clone()));
-    Ok((arguments, filter.transpose()?))
-}
-
-fn gcd(a: i64, b: i64) -> i64 {
-    match b {
-        0 => a,
-        _ => gcd(b, a % b),
-    }
+/// Returns a view's rows as another view reads them: its window's start is the time of a row, which is returned too.
+pub(super) fn as_input(rows: &RecordBatch) -> Result<(RecordBatch, Vec<i64>)> {
+    let start = datafusion::common::cast::as_timestamp_microsecond_array(
+        rows.column_by_name(WINDOW_COLUMNS[0]).expect("every view selects its window's bounds"),
+    )?;
+    let ts: Vec<i64> = start.values().to_vec();
+    let fields = rows.schema_ref().fields().iter().zip(rows.columns());
+    let rest = fields.filter(|(field, _)| !WINDOW_COLUMNS.contains(&field.name().as_str())).map(|(_, c)| c.clone());
+    let columns = std::iter::once(Arc::new(start.clone()) as ArrayRef).chain(rest).collect();
+    Ok((super::intake::unnamed(columns, rows.num_rows())?, ts))
 }

@@ -46,9 +46,25 @@ impl Clock {
         }
     }
 
+    /// Tells whether a partition stands aside.
+    pub fn is_idle(&self, partition: &PartitionKey) -> bool {
+        self.partitions.get(partition).is_some_and(|progress| progress.idle)
+    }
+
+    /// Takes every partition into account again: what was known of their ends is no longer so.
+    pub fn wake(&mut self) {
+        self.partitions.values_mut().for_each(|progress| progress.idle = false);
+    }
+
     /// Tells whether nothing can be expected of this source: it has no partition, or all have stepped aside.
     pub fn is_resting(&self) -> bool {
         self.partitions.values().all(|progress| progress.idle)
+    }
+
+    /// Returns a partition that has given no row and does not step aside.
+    pub fn silent(&self) -> Option<PartitionKey> {
+        let silent = self.partitions.iter().find(|(_, progress)| !progress.idle && progress.newest.is_none());
+        silent.map(|(partition, _)| partition.clone())
     }
 
     /// Returns the least of the newest times over the partitions that are not idle; where all are idle, the greatest

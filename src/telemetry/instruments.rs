@@ -2,7 +2,7 @@
 //!
 //! Every method is cheap but looks a label up under a lock: call once per batch, not once per record.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -107,7 +107,8 @@ impl Broker {
     }
 }
 
-/// Continuous queries: `late_rows{view}`, `rows_emitted{view}`, `watermark_delay_seconds{view}`.
+/// Continuous queries: `late_rows{view}`, `rows_emitted{view}`, `rows_refused{view}`, `state_bytes{view}`,
+/// `watermark_delay_seconds{view}`.
 ///
 /// No name here begins with `view_`: those belong to the latest values of views.
 #[derive(Clone, Debug, Default)]
@@ -115,6 +116,8 @@ pub struct Views {
     late: Family<ViewLabel, Counter>,
     emitted: Family<ViewLabel, Counter>,
     watermark_delay: Family<ViewLabel, Gauge<f64, AtomicU64>>,
+    state_bytes: Family<ViewLabel, Gauge<u64, AtomicU64>>,
+    refused: Family<ViewLabel, Counter>,
 }
 
 impl Views {
@@ -123,6 +126,10 @@ impl Views {
         let help = "Rows that came after their window had closed, kept in the late output";
         registry.register("late_rows", help, views.late.clone());
         registry.register("rows_emitted", "Rows emitted by closed windows", views.emitted.clone());
+        let help = "Rows left out because the view's open windows had reached their bound of bytes";
+        registry.register("rows_refused", help, views.refused.clone());
+        let help = "Bytes of open windows; what several views share is counted with each";
+        registry.register_with_unit("state", help, Unit::Bytes, views.state_bytes.clone());
         let help = "How far the watermark stands behind the newest arrival";
         registry.register_with_unit("watermark_delay", help, Unit::Seconds, views.watermark_delay.clone());
         views
@@ -140,6 +147,12 @@ impl Views {
 
     pub fn emitted(&self, view: &str, rows: u64) {
         self.emitted.get_or_create(&ViewLabel::new(view)).inc_by(rows);
+    }
+
+    /// Shows what a view's open windows hold, and how many rows it refused in all.
+    pub fn set_state(&self, view: &str, bytes: u64, refused: u64) {
+        self.state_bytes.get_or_create(&ViewLabel::new(view)).set(bytes);
+        self.refused.get_or_create(&ViewLabel::new(view)).inner().fetch_max(refused, Ordering::Relaxed);
     }
 
     pub fn set_watermark_delay(&self, view: &str, delay: Duration) {

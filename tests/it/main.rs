@@ -3,3 +3,4 @@
 mod alert_rules;
 mod schemas;
 mod tidy;
+mod views;

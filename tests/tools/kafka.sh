@@ -8,7 +8,7 @@ set -euo pipefail
 
 usage() {
     cat <<'TEXT'
-usage: kafka.sh COMMAND [--dir DIR] [--set KEY=VALUE]...
+usage: kafka.sh COMMAND [--dir DIR] [--set KEY=VALUE]... [--proxied PORT]
   fetch     download the broker into the cache, if it is not there
   start     format and start a broker on free ports; wait until it is ready; print its bootstrap servers
   restart   start the broker of DIR again, on the same ports and data
@@ -16,8 +16,10 @@ usage: kafka.sh COMMAND [--dir DIR] [--set KEY=VALUE]...
   remove    stop it and delete DIR
   kill      SIGKILL it          pause / resume   SIGSTOP / SIGCONT it
   status    say whether it runs; exit 0 if it does, 3 if not
-  env       print lines for `eval`: BW_KAFKA, BW_KAFKA_DIR, BW_KAFKA_PID
+  env       print lines for `eval`: BW_KAFKA, BW_KAFKA_DIR, BW_KAFKA_PID, and BW_KAFKA_PROXIED where there is one
 --set puts a line into server.properties (start only), e.g. --set num.partitions=3
+--proxied gives the broker a second listener, BW_KAFKA_PROXIED, that tells its clients to come to PORT on loopback (start
+only): a proxy on that port sees all that they say
 TEXT
 }
 
@@ -28,6 +30,7 @@ ready_secs_max=${BW_KAFKA_READY_SECS:-120}
 stop_secs_max=30
 heap=${BW_KAFKA_HEAP:-1g}
 settings=()
+proxied=
 
 die() { echo "kafka.sh: $*" >&2; exit 1; }
 
@@ -81,7 +84,8 @@ alive() {
     [[ -r /proc/$p/cmdline ]] && tr '\0' ' ' <"/proc/$p/cmdline" 2>/dev/null | grep -qF "$dir/server.properties"
 }
 
-bootstrap() { sed -n 's/^advertised.listeners=PLAINTEXT:\/\///p' "$dir/server.properties"; }
+bootstrap() { sed -n 's/^advertised.listeners=PLAINTEXT:\/\/\([^,]*\).*/\1/p' "$dir/server.properties"; }
+behind_proxy() { sed -n 's/^listeners=.*PROXIED:\/\/\([^,]*\).*/\1/p' "$dir/server.properties"; }
 
 write_properties() {
     local broker controller
@@ -112,7 +116,21 @@ group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
 log.retention.hours=24
 TEXT
+    [[ -z $proxied ]] || write_proxied_listener "$broker" "$controller"
     ((${#settings[@]} == 0)) || printf '%s\n' "${settings[@]}" >>"$dir/server.properties"
+}
+
+# Puts a listener in place whose clients are told to come to the proxy's port.
+write_proxied_listener() {
+    local broker=$1 controller=$2 inner
+    while inner=$(free_port); [[ $inner == "$broker" || $inner == "$controller" ]]; do :; done
+    sed -i '/^listeners=/d; /^advertised.listeners=/d' "$dir/server.properties"
+    cat >>"$dir/server.properties" <<TEXT
+listeners=PLAINTEXT://127.0.0.1:$broker,PROXIED://127.0.0.1:$inner,CONTROLLER://127.0.0.1:$controller
+advertised.listeners=PLAINTEXT://127.0.0.1:$broker,PROXIED://127.0.0.1:$proxied
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT
+inter.broker.listener.name=PLAINTEXT
+TEXT
 }
 
 java_run() {
@@ -170,8 +188,8 @@ start() {
     report_failure
 }
 
-# A cluster id is 16 random bytes in URL-safe base64.
-cluster_id() { head -c 16 /dev/urandom | base64 | tr '+/' '-_' | tr -d '='; }
+# A cluster id is 16 random bytes in base64, and must not begin like an option.
+cluster_id() { head -c 16 /dev/urandom | base64 | tr '+/' 'pq' | tr -d '='; }
 
 restart() {
     alive && die "the broker in $dir already runs (pid $(pid))"
@@ -208,6 +226,8 @@ print_env() {
     alive || die "no broker runs in $dir"
     printf 'export BW_KAFKA=%q\nexport BW_KAFKA_DIR=%q\nexport BW_KAFKA_PID=%q\n' \
         "$(bootstrap)" "$dir" "$(pid)"
+    local behind; behind=$(behind_proxy)
+    [[ -z $behind ]] || printf 'export BW_KAFKA_PROXIED=%q\n' "$behind"
 }
 
 main() {
@@ -217,6 +237,7 @@ main() {
         case $1 in
             --dir) dir=${2:?--dir needs a folder}; shift 2 ;;
             --set) settings+=("${2:?--set needs KEY=VALUE}"); shift 2 ;;
+            --proxied) proxied=${2:?--proxied needs a port}; shift 2 ;;
             *) usage >&2; exit 2 ;;
         esac
     done

@@ -12,6 +12,8 @@ from pathlib import Path
 
 POLL_S = 0.05
 LOG = "warn,bellwether=info"
+# A killed member is to be missed soon, not after the usual 45 s.
+CLIENT = {"session.timeout.ms": "6000"}
 
 
 def wait_until(condition, seconds: float) -> bool:
@@ -88,6 +90,21 @@ class Service:
         self._cpu_now = 0.0
         self.process = None
 
+    def pause(self):
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self):
+        self.process.send_signal(signal.SIGCONT)
+
+    def await_end(self, seconds: float):
+        """Waits until it ends by itself; returns the exit code, or None where it is still there after the deadline."""
+        wait_until(lambda: self.weigh() or not self.alive(), seconds)
+        if self.alive():
+            return None
+        code = self.process.returncode
+        self._ended()
+        return code
+
     def kill(self):
         """SIGKILL, as a crash would."""
         self.weigh()
@@ -114,8 +131,10 @@ class Service:
         return "\n".join(text.splitlines()[-lines:])
 
 
-def configuration(bootstrap: str, prefix: str, store: Path, port: int, formats: dict, capacity: float) -> str:
-    """Returns the bellwether.toml of one run: every topic and group of its own, everything else as shipped."""
+def configuration(bootstrap: str, prefix: str, store: Path, port: int, formats: dict, capacity: float, client=CLIENT, more="", commit="500ms") -> str:
+    """Returns the bellwether.toml of one run: every topic and group of its own, everything else as shipped. `client`:
+    properties of the Kafka clients; `more`: further sections; `commit`: the interval of commits to the store."""
+    properties = ", ".join(f'"{name}" = "{value}"' for name, value in client.items())
     inputs = "\n".join(f'[[inputs]]\ntopic = "{prefix}.{t}"\nformat = "{f}"\n' for t, f in formats.items())
     return f"""
 [service]
@@ -124,13 +143,12 @@ instance = "{prefix}-0"
 [kafka]
 brokers = "{bootstrap}"
 group_id = "{prefix}"
-# A killed member is to be missed soon, not after the usual 45 s.
-client = {{ "session.timeout.ms" = "6000" }}
+client = {{ {properties} }}
 
 {inputs}
 [store]
 url = "{store}"
-commit_interval = "500ms"
+commit_interval = "{commit}"
 
 [topics]
 alerts = "{prefix}.alerts"
@@ -165,4 +183,5 @@ replicas_max = 20
 
 [serve]
 listen = "127.0.0.1:{port}"
-"""
+
+{more}"""

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Runs every test: the Rust tests, the checks' own tests, and the end-to-end test on a real Kafka, once undisturbed and
-# once killed on the way. Starts a broker of its own and stops it whatever happens. What `make test` calls.
+# Runs every test: the Rust tests, the checks' own tests, the end-to-end test on a real Kafka, once undisturbed and once
+# killed on the way, and the faults between the program and Kafka. Starts brokers of its own and stops them whatever
+# happens. What `make test` calls.
 #
 # environment: E2E_RECORDS (default 1000000), E2E_KILLS (5), E2E_SEED (7), CARGO_TARGET_DIR
 set -uo pipefail
@@ -38,6 +39,8 @@ step() {
 
 build() { cargo build --locked --bins --tests; }
 rust_tests() { cargo test --locked --no-fail-fast; }
+golden_views() { "$cache/venv/bin/python" "$here/views_data.py" --check && "$cache/venv/bin/python" "$here/views_oracle.py"; }
+oracle_tests() { "$cache/venv/bin/python" "$here/views_oracle_test.py"; }
 checks_tests() { "$cache/venv/bin/python" "$here/checks_test.py"; }
 # Both runs make the very same records, and compare the ids of what was said about them.
 e2e() {
@@ -45,17 +48,23 @@ e2e() {
         --records "${E2E_RECORDS:-1000000}" --effects "$work/effects.json" "$@"
 }
 
+# On brokers of their own, which they stop and kill.
+faults() { "$cache/venv/bin/python" "$here/faults.py" --binary "$work/bellwether" --seed "${E2E_SEED:-7}"; }
+
 step "start Kafka" "$here/kafka.sh" start && eval "$("$here/kafka.sh" env)"
 if step "build" build; then
     # A copy, so that a build in the same folder meanwhile does not change the program under test.
     cp "${CARGO_TARGET_DIR:-target}/debug/bellwether" "$work/bellwether"
     step "Rust tests" rust_tests
+    step "golden views by DuckDB" golden_views
+    step "tests of the oracle" oracle_tests
     step "tests of the checks" checks_tests
     if [[ -n ${BW_KAFKA:-} ]]; then
         now=$(date +%s)
         step "end to end" e2e --prefix e2e
         step "end to end, ${E2E_KILLS:-5} times killed" e2e --prefix e2e-kill --kills "${E2E_KILLS:-5}"
     fi
+    step "Kafka faults" faults
 fi
 
 echo

@@ -60,6 +60,16 @@ BROKEN = {
     "random_bytes": {"encoding", "syntax"},
 }
 
+# Ways that are too heavy for every run, or need a cap of their own; the tests of faults send them.
+HEAVY = {
+    "giant": {"too_large", "encoding", "syntax"},
+    "too_many_series": {"cardinality"},
+    "no_room": {"syntax"},
+    "unreadable": {"too_large", "encoding"},
+}
+# Of these a letter cannot hold all: that it is there, with where it came from and why, is what counts.
+NOT_WHOLE = {"no_room", "unreadable"}
+
 Record = namedtuple("Record", "topic partition key value headers samples events broken")
 Sample = namedtuple("Sample", "name labels ts value")
 Event = namedtuple("Event", "ts id source type subject outcome duration_ms severity attributes data")

@@ -57,7 +57,7 @@ impl Reader {
             return Ok(());
         }
         let (done, answer) = Reply::new();
-        self.send(SourceEvent::Revoked { partitions, done })?;
+        self.send(SourceEvent::Revoked { partitions, lost: true, done })?;
         self.wait(answer, "Revoked").map(|_| ())
     }
 
@@ -65,11 +65,12 @@ impl Reader {
         let partitions = self.intern(partitions);
         let held: Vec<Partition> = partitions.iter().filter(|p| self.is_assigned(p)).cloned().collect();
         if !held.is_empty() {
-            if self.member.consumer.assignment_lost() {
+            let lost = self.member.consumer.assignment_lost();
+            if lost {
                 warn!(partitions = held.len(), "kafka partitions lost: the group went on without us");
             }
             let (done, answer) = Reply::new();
-            self.send(SourceEvent::Revoked { partitions: held.clone(), done })?;
+            self.send(SourceEvent::Revoked { partitions: held.clone(), lost, done })?;
             self.wait(answer, "Revoked")?;
         }
         let mut list = TopicPartitionList::with_capacity(partitions.len());

@@ -266,6 +266,19 @@ impl ScalarUDFImpl for SketchQuantile {
     }
 }
 
+/// Returns one quantile of each sketch in a column, as [`SketchQuantile`] does.
+///
+/// # Errors
+/// A column that holds no sketches, a `q` outside [0, 1].
+pub fn sketch_quantile(sketches: &ArrayRef, q: f64) -> Result<ArrayRef> {
+    let columns = [Arc::clone(sketches)];
+    let sketches = args::column::<BinaryArray>(&columns, 0)?;
+    let q = quantile_in_range("sketch_quantile", Some(q))?;
+    let each = sketches.iter().map(|sketch| sketch.map(decode).transpose());
+    let quantiles = each.map(|sketch| Ok(sketch?.and_then(|sketch| sketch.quantile(q))));
+    Ok(Arc::new(quantiles.collect::<Result<Float64Array>>()?))
+}
+
 fn binary(function: &str, got: &DataType) -> Result<DataType> {
     match got {
         DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::Null => Ok(DataType::Binary),

@@ -14,6 +14,8 @@ use std::sync::Arc;
 
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 
+pub use hdr_quantile::sketch_quantile;
+
 /// Returns the aggregate functions.
 pub fn udafs() -> Vec<Arc<AggregateUDF>> {
     vec![

@@ -11,6 +11,8 @@
 //! least and the greatest value are exact. Interpolation between two neighbours of one sign keeps the bound; between
 //! neighbours of opposite sign it holds against the greater of their magnitudes.
 
+use std::cmp::Ordering;
+
 use hdrhistogram::Histogram;
 
 /// How many values a group keeps as they are: 1 kB, which covers most groups of a one-minute window.
@@ -33,8 +35,10 @@ const BAND_BYTES: usize = (2 * SUB_BUCKETS as usize + (OCTAVES_PER_BAND as usize
     * size_of::<u64>()
     + size_of::<(i32, Histogram<u64>)>();
 
-/// Distinct buckets above which a sorted list of them costs more than a band or two of dense counters.
+/// Distinct buckets above which adding to a sorted list of them costs more than to a band or two of dense counters.
 const SPARSE_MAX: usize = 512;
+/// The same for merging, which goes through two lists side by side.
+const MERGED_SPARSE_MAX: usize = 2048;
 
 /// Version of the encoding, its first byte.
 const VERSION: u8 = 1;
@@ -231,10 +235,7 @@ impl Buckets {
         self.min = self.min.min(other.min);
         self.max = self.max.max(other.max);
         self.count = self.count.saturating_add(other.count);
-        other.store.each(&mut |bucket, count| {
-            self.store.add(bucket, count);
-            true
-        });
+        self.store.merge(&other.store);
     }
 
     /// Returns the values at two ranks, counted from zero, the first not above the second.
@@ -272,13 +273,29 @@ impl Store {
                     Err(at) => list.insert(at, (bucket, count)),
                 }
                 if list.len() > SPARSE_MAX {
-                    let mut bands = Vec::new();
-                    list.iter().for_each(|&(bucket, count)| add_dense(&mut bands, bucket, count));
-                    *self = Store::Dense(bands);
+                    *self = Store::Dense(dense(list));
                 }
             }
             Store::Dense(bands) => add_dense(bands, bucket, count),
         }
+    }
+
+    fn merge(&mut self, other: &Store) {
+        if let (Store::Sparse(ours), Store::Sparse(theirs)) = (&mut *self, other) {
+            let merged = merge_lists(ours, theirs);
+            *self = match merged.len() > MERGED_SPARSE_MAX {
+                true => Store::Dense(dense(&merged)),
+                false => Store::Sparse(merged),
+            };
+            return;
+        }
+        if let Store::Sparse(list) = self {
+            *self = Store::Dense(dense(list));
+        }
+        other.each(&mut |bucket, count| {
+            self.add(bucket, count);
+            true
+        });
     }
 
     /// Calls `visit` with every bucket and its count, ascending, until it returns false.
@@ -301,6 +318,34 @@ impl Store {
         });
         list
     }
+}
+
+/// Merges two ascending lists.
+fn merge_lists(ours: &[(i32, u64)], theirs: &[(i32, u64)]) -> Vec<(i32, u64)> {
+    let mut merged = Vec::with_capacity(ours.len() + theirs.len());
+    let (mut ours, mut theirs) = (ours.iter().copied().peekable(), theirs.iter().copied().peekable());
+    while let (Some(&(a, n)), Some(&(b, m))) = (ours.peek(), theirs.peek()) {
+        if a <= b {
+            ours.next();
+        }
+        if b <= a {
+            theirs.next();
+        }
+        merged.push(match a.cmp(&b) {
+            Ordering::Less => (a, n),
+            Ordering::Greater => (b, m),
+            Ordering::Equal => (a, n.saturating_add(m)),
+        });
+    }
+    merged.extend(ours);
+    merged.extend(theirs);
+    merged
+}
+
+fn dense(list: &[(i32, u64)]) -> Vec<(i32, Histogram<u64>)> {
+    let mut bands = Vec::new();
+    list.iter().for_each(|&(bucket, count)| add_dense(&mut bands, bucket, count));
+    bands
 }
 
 fn add_dense(bands: &mut Vec<(i32, Histogram<u64>)>, bucket: i32, count: u64) {
@@ -391,23 +436,23 @@ fn decode_buckets(mut from: Reader<'_>) -> Result<Sketch, DecodeError> {
     if min > max || len == 0 || len > BUCKETS_MAX {
         return Err(DecodeError::Malformed { what: "bounds" });
     }
-    let mut buckets = Buckets { min, max, count: 0, store: Store::Sparse(Vec::new()) };
+    let (mut list, mut count) = (Vec::with_capacity(len.min(from.rest.len() as u64) as usize), 0u64);
     let (first, last) = (i64::from(bucket_of(min)), i64::from(bucket_of(max)));
     let mut previous = -(BUCKETS_MAX as i64);
     for _ in 0..len {
-        let (step, count) = (from.varint()?, from.varint()?);
+        let (step, times) = (from.varint()?, from.varint()?);
         let bucket = i64::try_from(step).ok().and_then(|step| previous.checked_add(step)).unwrap_or(i64::MAX);
-        if bucket <= previous || bucket < first || bucket > last || count == 0 {
+        if bucket <= previous || bucket < first || bucket > last || times == 0 {
             return Err(DecodeError::Malformed { what: "buckets" });
         }
-        buckets.store.add(bucket as i32, count);
-        buckets.count = buckets.count.saturating_add(count);
+        list.push((bucket as i32, times));
+        count = count.saturating_add(times);
         previous = bucket;
     }
-    if !from.rest.is_empty() || buckets.count <= EXACT_MAX as u64 {
+    if !from.rest.is_empty() || count <= EXACT_MAX as u64 {
         return Err(DecodeError::Malformed { what: "length" });
     }
-    Ok(Sketch(Form::Buckets(Box::new(buckets))))
+    Ok(Sketch(Form::Buckets(Box::new(Buckets { min, max, count, store: Store::Sparse(list) }))))
 }
 
 struct Reader<'a> {

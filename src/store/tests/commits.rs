@@ -1,44 +1,7 @@
-//! Tests of the store on real Delta tables: what is committed stays, what is not is seen once, and a writer that lost
-//! its place is refused. Each guarantee comes with the control that breaks it.
-
-use std::sync::Arc;
-
-use arrow::array::{AsArray, Int64Array, RecordBatch};
-use arrow::datatypes::{DataType, Field, Int64Type, Schema};
-use datafusion::prelude::SessionContext;
+//! Tests of appending, committing, pinning and reopening, undisturbed: what is committed stays, what is not is seen once,
+//! and a folder has one writer.
 
 use super::*;
-
-fn spec(name: &str) -> TableSpec {
-    let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false)]));
-    TableSpec { name: name.to_owned(), schema, day_of: None, sort_by: vec!["n".to_owned()] }
-}
-
-fn rows(values: impl IntoIterator<Item = i64>) -> RecordBatch {
-    let column = Int64Array::from_iter_values(values);
-    RecordBatch::try_new(spec("t").schema, vec![Arc::new(column)]).unwrap()
-}
-
-fn settings(folder: &tempfile::TempDir) -> Settings {
-    Settings { url: folder.path().display().to_string(), ..Settings::default() }
-}
-
-async fn open(folder: &tempfile::TempDir) -> Store {
-    Store::open(&settings(folder), vec![spec("t"), spec("u")]).await.unwrap()
-}
-
-/// Returns all values of a table, sorted: those of the newest commit and those in front of it.
-async fn all(tables: Vec<(String, Arc<dyn TableProvider>)>, table: &str) -> Vec<i64> {
-    let context = SessionContext::new();
-    for (name, provider) in tables {
-        context.register_table(name.as_str(), provider).unwrap();
-    }
-    let batches = context.table(table).await.unwrap().collect().await.unwrap();
-    let mut values: Vec<i64> =
-        batches.iter().flat_map(|b| b.column(0).as_primitive::<Int64Type>().values().to_vec()).collect();
-    values.sort_unstable();
-    values
-}
 
 #[tokio::test]
 async fn rows_are_seen_at_once_and_once_before_and_after_their_commit() {
@@ -103,53 +66,6 @@ async fn a_folder_has_one_writer_and_any_number_of_readers() {
     assert_eq!(all(Store::read(&settings(&folder)).await.unwrap(), "t").await, [1]);
 }
 
-/// Takes the lock file away from under a writer, as a second machine on a shared folder would not even see it.
-async fn second_writer(folder: &tempfile::TempDir) -> Store {
-    std::fs::remove_file(folder.path().join(".bellwether.lock")).unwrap();
-    open(folder).await
-}
-
-#[tokio::test]
-async fn a_writer_that_lost_its_place_is_refused() {
-    let folder = tempfile::tempdir().unwrap();
-    let zombie = open(&folder).await;
-    zombie.append("t", Some(rows([1])), &[("a", 1)]).unwrap();
-    zombie.commit().await.unwrap();
-    let owner = second_writer(&folder).await;
-    owner.append("t", Some(rows([2])), &[("a", 2)]).unwrap();
-    assert_eq!(owner.position("t", "a").await.unwrap(), Some(1));
-    owner.commit().await.unwrap();
-
-    zombie.append("t", Some(rows([2])), &[("a", 3)]).unwrap();
-    let refused = zombie.commit().await;
-    assert!(matches!(refused, Err(StoreError::Fenced { .. })), "{refused:?}");
-    assert_eq!(all(Store::read(&settings(&folder)).await.unwrap(), "t").await, [1, 2]);
-}
-
-#[tokio::test]
-async fn control_without_positions_the_same_rows_are_doubled() {
-    let folder = tempfile::tempdir().unwrap();
-    let zombie = open(&folder).await;
-    let owner = second_writer(&folder).await;
-    for writer in [&owner, &zombie] {
-        writer.append("t", Some(rows([2])), &[]).unwrap();
-        writer.commit().await.unwrap();
-    }
-    assert_eq!(all(Store::read(&settings(&folder)).await.unwrap(), "t").await, [2, 2]);
-}
-
-#[tokio::test]
-async fn a_commit_of_another_writer_under_another_name_is_no_conflict() {
-    let folder = tempfile::tempdir().unwrap();
-    let one = open(&folder).await;
-    let two = second_writer(&folder).await;
-    one.append("t", Some(rows([1])), &[("a", 1)]).unwrap();
-    two.append("t", Some(rows([2])), &[("b", 1)]).unwrap();
-    one.commit().await.unwrap();
-    two.commit().await.unwrap();
-    assert_eq!(all(two.pin(), "t").await, [1, 2]);
-}
-
 #[tokio::test]
 async fn counts_never_shrink_nor_double_while_commits_go_on() {
     let folder = tempfile::tempdir().unwrap();
@@ -211,30 +127,23 @@ async fn a_folder_that_cannot_be_written_says_so() {
     assert!(refused.contains("failed to make") && refused.contains("hint"), "{refused}");
 }
 
-/// `schemas/tables.json` is what readers of the store build on; `UPDATE_GOLDEN=1` writes it anew.
+/// No cloud is asked anything here: each scheme has an object store and a log, under the table's own path.
 #[test]
-fn the_published_schemas_of_tables_are_those_of_the_code() {
-    let tables: serde_json::Map<String, serde_json::Value> = columns::record_tables()
-        .into_iter()
-        .chain(columns::loop_tables())
-        .map(|spec| {
-            let columns = spec.schema.fields().iter().map(|field| {
-                serde_json::json!({
-                    "name": field.name(),
-                    "type": field.data_type().to_string(),
-                    "nullable": field.is_nullable(),
-                })
-            });
-            let partitioned_by = spec.day_of.map(|column| format!("day of {column}"));
-            let columns: Vec<_> = columns.collect();
-            (spec.name, serde_json::json!({ "columns": columns, "partitioned_by": partitioned_by }))
-        })
-        .collect();
-    let now = serde_json::to_string_pretty(&tables).unwrap() + "\n";
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/schemas/tables.json");
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::write(path, &now).unwrap();
+fn every_scheme_of_object_stores_has_a_log() {
+    let azure = [("azure_storage_account_name", "account"), ("azure_skip_signature", "true")];
+    let cases: [(&str, &[(&str, &str)]); 4] = [
+        ("s3://bucket/some/path", &[("aws_region", "eu-central-1"), ("aws_skip_signature", "true")]),
+        ("s3a://bucket/some/path/", &[("aws_region", "eu-central-1")]),
+        ("gs://bucket/some/path", &[("google_skip_signature", "true")]),
+        ("az://container/some/path", &azure),
+    ];
+    for (url, options) in cases {
+        let options = options.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let settings = Settings { url: url.to_owned(), options, ..Settings::default() };
+        let location = Location::parse(&settings).unwrap().lock(Some(Arc::new(LocalDisk))).unwrap();
+        let log = location.table("t").unwrap_or_else(|error| panic!("{url}: {error:?}"));
+        assert!(log.config().location().path().ends_with("/some/path/t/"), "{url}: {}", log.config().location());
     }
-    let published = std::fs::read_to_string(path).unwrap_or_default();
-    assert_eq!(published, now, "schemas/tables.json is stale (hint: UPDATE_GOLDEN=1)");
+    let unknown = Settings { url: "ftp://host/path".to_owned(), ..Settings::default() };
+    assert!(matches!(Location::parse(&unknown), Err(StoreError::Url { .. })));
 }
