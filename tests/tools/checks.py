@@ -9,7 +9,8 @@ from pathlib import Path
 
 import duckdb
 import pyarrow as pa
-from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, IsolationLevel, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
 from deltalake import DeltaTable
 from jsonschema import Draft202012Validator
 
@@ -17,6 +18,7 @@ import truth
 
 SHOWN = 3
 READ_S_MAX = 120
+MARKERS_S_MAX = 10
 # From here on the value of a dead letter is cut, and a header tells its whole length.
 LETTER_BYTES_MAX = 768 << 10
 CUT = "bellwether.truncated_from_bytes"
@@ -146,6 +148,26 @@ def check_events(db, verdicts: Verdicts):
 
 # ---- dead letters
 
+def ends_for(admin, partitions: list, isolation) -> dict:
+    """Returns the offset at which each partition ends for readers of that isolation."""
+    asked = admin.list_offsets({p: OffsetSpec.latest() for p in partitions}, isolation_level=isolation)
+    return {p: told.result(30).offset for p, told in asked.items()}
+
+
+def await_markers(admin, partitions: list):
+    """Waits until all that stands in the partitions now is committed or aborted for their readers too.
+
+    A commit is answered once the coordinator has noted it; the markers reach the partitions a moment later. Of a
+    transaction that nobody ends, readers see nothing, so the wait has an end.
+    """
+    written, deadline = ends_for(admin, partitions, IsolationLevel.READ_UNCOMMITTED), time.monotonic() + MARKERS_S_MAX
+    while time.monotonic() < deadline:
+        decided = ends_for(admin, partitions, IsolationLevel.READ_COMMITTED)
+        if all(decided[p] >= end for p, end in written.items()):
+            return
+        time.sleep(0.02)
+
+
 def read_topic(bootstrap: str, topic: str, isolation: str = "read_committed") -> list:
     """Reads a topic from its beginning to its end, committed records only unless told otherwise."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "e2e-reader", "enable.auto.commit": False,
@@ -155,6 +177,8 @@ def read_topic(bootstrap: str, topic: str, isolation: str = "read_committed") ->
     try:
         known = consumer.list_topics(topic, timeout=10).topics[topic]
         partitions = list(known.partitions) if known.error is None else []
+        if isolation == "read_committed":
+            await_markers(AdminClient({"bootstrap.servers": bootstrap, "log_level": 2}), [TopicPartition(topic, p) for p in partitions])
         consumer.assign([TopicPartition(topic, p, OFFSET_BEGINNING) for p in partitions])
         deadline = time.monotonic() + READ_S_MAX
         while len(ended) < len(partitions):

@@ -52,7 +52,7 @@ fetch() {
     command -v mvn >/dev/null || die "expected Maven (mvn) on PATH, found none; type: sudo apt-get install -y maven"
     echo "kafka.sh: fetching Apache Kafka from Maven Central into $into" >&2
     mkdir -p "$cache"
-    local part; part=$(mktemp -d "$into.XXXXXX")
+    local part; part=$(mktemp -d -p "$cache")
     mvn -B -q -ntp -f "$here/kafka/pom.xml" dependency:copy-dependencies \
         -DincludeScope=runtime -DoutputDirectory="$part" >&2 || { rm -rf "$part"; die "Maven could not fetch the jars"; }
     touch "$part/.complete"

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from confluent_kafka import Consumer, IsolationLevel, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+from confluent_kafka.admin import AdminClient, NewTopic
 
 import checks
 import e2e
@@ -323,11 +323,11 @@ class Scene:
             for t in self.outputs()
             for p in self.broker.admin.list_topics(t, timeout=30).topics[t].partitions
         ]
-        ends = [
-            self.broker.admin.list_offsets({p: OffsetSpec.latest() for p in partitions}, isolation_level=level)
+        decided, written = (
+            checks.ends_for(self.broker.admin, partitions, level)
             for level in (IsolationLevel.READ_COMMITTED, IsolationLevel.READ_UNCOMMITTED)
-        ]
-        return [p for p in partitions if ends[0][p].result(30).offset < ends[1][p].result(30).offset]
+        )
+        return [p for p in partitions if decided[p] < written[p]]
 
     def copies(self, isolation: str) -> int:
         """Returns how many effects and dead letters stand on their topics more than once for such a reader."""

@@ -14,7 +14,7 @@ cd "$root" || exit 1
 
 "$here/setup.sh" test || exit 1
 
-work=$(mktemp -d "${TMPDIR:-/tmp}/bellwether-test-XXXXXX")
+work=$(mktemp -d)
 export BW_KAFKA_DIR=$work/kafka
 clean_up() {
     "$here/kafka.sh" remove || echo "the broker in $BW_KAFKA_DIR could not be stopped" >&2
