@@ -5,6 +5,7 @@
 
 mod exposition;
 pub mod instruments;
+mod labels;
 pub mod latest;
 pub mod logs;
 mod process;
@@ -17,7 +18,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use instruments::{Broker, Decisions, Http, Input, Queues, Sql, Stages, Store, Views};
+use instruments::{Broker, Decisions, Http, Input, Queues, Reloads, Sql, Stages, Store, Views};
 use latest::Latest;
 
 /// What every metric of ours begins with; those of the process keep the names that all exporters share.
@@ -78,6 +79,8 @@ pub struct Telemetry {
     pub sql: Sql,
     /// HTTP requests.
     pub http: Http,
+    /// Reloads of the configuration.
+    pub reloads: Reloads,
     /// What the planner decided.
     pub decisions: Decisions,
     /// The newest value of everything the loop computes.
@@ -100,10 +103,11 @@ impl Telemetry {
         let queues = Queues::register(registry);
         let sql = Sql::register(registry);
         let http = Http::register(registry);
+        let reloads = Reloads::register(registry);
         let decisions = Decisions::register(registry);
         let latest = Latest::register(registry, settings.latest_values_max);
         let registry = Arc::new(root);
-        Telemetry { input, broker, views, stages, store, queues, sql, http, decisions, latest, registry }
+        Telemetry { input, broker, views, stages, store, queues, sql, http, reloads, decisions, latest, registry }
     }
 
     /// Returns the page in OpenMetrics text, closed by `# EOF`.

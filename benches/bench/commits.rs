@@ -35,7 +35,7 @@ async fn commits(durable: bool) -> Result<Vec<f64>> {
     let folder = tempfile::tempdir()?;
     let url = folder.path().display().to_string();
     let store = Store::open(&Settings { url, durable, ..Settings::default() }, columns::record_tables()).await?;
-    let schema = store.spec("samples")?.schema.clone();
+    let schema = store.schema("samples")?;
     let mut took = Vec::new();
     for number in 0..COMMITS {
         let rows = 0..ROWS;

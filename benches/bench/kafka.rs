@@ -68,7 +68,7 @@ async fn consume(settings: bellwether::run::settings::Settings, telemetry: Telem
             peak = peak.max(resident_mib().unwrap_or_default());
         }
     };
-    let running = service::run(settings, telemetry, Box::new(|_| ()), |_| (), all_consumed);
+    let running = service::run(settings, telemetry, service::Hooks::default(), all_consumed);
     tokio::time::timeout(TIMEOUT, running).await.context("not all records were consumed in time")??;
     Ok(peak)
 }

@@ -87,7 +87,7 @@ fn measure(brokers: &str, rate: usize) -> Result<(Vec<f64>, f64)> {
     let ((), took) = once(|| {
         let over = tokio::time::Duration::from_secs_f64((LASTS + WARM_UP).as_secs_f64());
         let shutdown = async move { tokio::time::sleep(over).await };
-        runtime.block_on(service::run(settings, Telemetry::default(), Box::new(|_| ()), |_| (), shutdown))
+        runtime.block_on(service::run(settings, Telemetry::default(), service::Hooks::default(), shutdown))
     })?;
     stop.store(true, Ordering::SeqCst);
     let panicked = |_| anyhow::anyhow!("a thread panicked");

@@ -73,6 +73,11 @@ pub struct ScalingTarget {
 }
 
 impl ScalingTarget {
+    /// Returns where its load is read: the view, the column and the key of the row.
+    pub fn load(&self) -> (&str, &str, &BTreeMap<String, String>) {
+        (&self.view, &self.column, &self.key)
+    }
+
     /// Refuses values that no plan can be made with.
     pub fn check(&self) -> Result<(), Error> {
         let refuse =

@@ -103,6 +103,11 @@ impl Interner {
         Interner { series: Vec::new(), by_id: HashMap::new(), memo: HashMap::new(), fresh: Vec::new(), series_max }
     }
 
+    /// Allows so many series from now on; those that are known stay.
+    pub fn set_series_max(&mut self, series_max: usize) {
+        self.series_max = series_max;
+    }
+
     pub fn len(&self) -> usize {
         self.series.len()
     }

@@ -99,6 +99,22 @@ impl ClosedLoop {
         })
     }
 
+    /// Goes on with other rules, targets and settings. What they have in common with those before keeps its memory: rules
+    /// and targets by name, insight entry by entry.
+    pub fn reload(&mut self, parts: Parts) -> Result<()> {
+        let Parts { interval, insight, mut rules, targets, slides } = parts;
+        let memory = self.insight.save()?;
+        self.insight = Insight::restore(&insight, &memory)?;
+        rules.see_as(&self.rules);
+        self.scaling.retain(|target, _| {
+            let mut of_old = self.targets.iter().filter(|old| old.target == *target);
+            of_old.any(|old| targets.iter().any(|new| new.target == *target && new.load() == old.load()))
+        });
+        (self.interval, self.insight_settings, self.rules) = (interval, insight, rules);
+        (self.targets, self.slides) = (targets, slides);
+        Ok(())
+    }
+
     /// Returns the last tick; what ends at or before it is dealt with.
     pub fn tick(&self) -> Option<EventTime> {
         self.tick
@@ -166,7 +182,8 @@ impl ClosedLoop {
         let waiting = self.waiting.keys().next().map(|&end| ceil(end));
         match self.tick {
             None => waiting,
-            Some(last) => Some(last + self.interval),
+            // The interval may be another than that of the last tick.
+            Some(last) => Some(last.floor(self.interval) + self.interval),
         }
     }
 

@@ -17,6 +17,7 @@ use super::core::{Core, LOOP_APP, VIEW_APP};
 use super::latest;
 use super::outlet::{Flush, Landed, Outlet};
 use super::partition::{DoneBefore, Emitted, StoredAs};
+use super::reload::Request;
 use super::service::{self, Board, Obstacles, OnTick};
 use super::settings::Settings;
 use crate::kafka::sink::Offset;
@@ -50,6 +51,7 @@ pub struct Parts {
     pub obstacles: Obstacles,
     pub board: Board,
     pub source: Source,
+    pub reloads: Receiver<Request>,
     pub runtime: Handle,
     pub on_tick: OnTick,
 }
@@ -125,6 +127,9 @@ impl Conductor {
                 Err(RecvTimeoutError::Disconnected) => anyhow::bail!("the source has stopped"),
             }
         }
+        if let Ok(request) = self.parts.reloads.try_recv() {
+            self.reload(request)?;
+        }
         self.set_idle();
         if self.holds_all() {
             self.advance()?;
@@ -132,6 +137,15 @@ impl Conductor {
         self.settle(Duration::ZERO)?;
         self.flush_if_due()?;
         self.show_gauges();
+        Ok(())
+    }
+
+    /// Goes on with other settings and views.
+    fn reload(&mut self, Request { prepared, done }: Request) -> Result<()> {
+        let settings = prepared.settings.clone();
+        let adopted = self.parts.runtime.block_on(self.parts.core.reload(prepared))?;
+        self.parts.settings = settings;
+        let _ = done.send(adopted);
         Ok(())
     }
 
@@ -414,7 +428,7 @@ impl Conductor {
                 let Some((tick, body)) = self.memory.take_if(|(tick, _)| Some(*tick) <= through) else { return Ok(()) };
                 let row = columns::StateRow { watermark: tick, body };
                 let store = &self.parts.store;
-                let batch = columns::records(&[row], &store.spec("state")?.schema)?;
+                let batch = columns::records(&[row], &store.schema("state")?)?;
                 Ok(store.append("state", Some(batch), &[(LOOP_APP, tick.as_micros())])?)
             }
         }

@@ -3,18 +3,19 @@
 //!
 //! Never talks to Kafka and never waits for a commit.
 
+mod reload;
+mod ticks;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use serde::Serialize;
 use tracing::debug;
 
-use super::closed_loop::{ClosedLoop, Tick};
+use super::closed_loop::ClosedLoop;
 use super::effects::{self, Topics};
 use super::incoming::{Incoming, Unreadable};
 use super::partition::{DoneBefore, Partition, Partitions, StoredAs};
-use super::rows;
 use crate::ingest::{Bounds, Decoder, Feeds, Format, Record};
 use crate::kafka::sink::Outgoing;
 use crate::model::batch::Decoded;
@@ -26,6 +27,8 @@ use crate::stream::watermark::PartitionKey;
 use crate::stream::{Engine, Late, Source};
 use crate::telemetry::Telemetry;
 use crate::telemetry::instruments::Stage;
+
+pub use reload::Prepared;
 
 /// The name under which a view's table remembers its last window.
 pub const VIEW_APP: &str = "bellwether/view";
@@ -94,10 +97,7 @@ pub struct Parts {
 impl Core {
     pub fn new(parts: Parts) -> Core {
         let Parts { inputs, decoders, interner, engine, closed_loop, store, topics, telemetry } = parts;
-        let view_topics =
-            engine.views().filter_map(|(view, _)| Some((view.name.clone(), view.topic.clone()?))).collect();
-        let late_topics = engine.views().map(|(view, _)| view.late_topic.clone()).collect();
-        Core {
+        let mut core = Core {
             inputs,
             decoders,
             series_stored: interner.len(),
@@ -116,9 +116,11 @@ impl Core {
             rejected: Vec::new(),
             traces: Vec::new(),
             late: Vec::new(),
-            view_topics,
-            late_topics,
-        }
+            view_topics: Vec::new(),
+            late_topics: Vec::new(),
+        };
+        core.read_outputs();
+        core
     }
 
     /// Begins with a partition: its records hold the clock of its source from now on.
@@ -301,7 +303,7 @@ impl Core {
         let rejected = std::mem::take(&mut self.rejected);
         self.store_new_series()?;
         self.store_rejected(&rejected)?;
-        let events = columns::events(&decoded.events, &self.store.spec("events")?.schema)?;
+        let events = columns::events(&decoded.events, &self.store.schema("events")?)?;
         let mut late = std::mem::take(&mut self.late);
         if !decoded.samples.is_empty() {
             self.engine.push_samples(&decoded.samples, &self.interner, &mut late)?;
@@ -313,7 +315,7 @@ impl Core {
             self.store_late(&late, &decoded, &traces, Source::Events)?;
             late.clear();
         }
-        let samples = columns::samples(&decoded.samples, &self.interner, &self.store.spec("samples")?.schema)?;
+        let samples = columns::samples(&decoded.samples, &self.interner, &self.store.schema("samples")?)?;
         let touched = touched(&traces);
         self.store.append("samples", Some(samples), &self.positions(&touched, Some(Source::Metrics)))?;
         self.store.append("events", Some(events), &self.positions(&touched, Some(Source::Events)))?;
@@ -335,7 +337,7 @@ impl Core {
         let Some(new) = self.interner.all().get(self.series_stored..).filter(|new| !new.is_empty()) else {
             return Ok(());
         };
-        let batch = columns::series(new, super::clock::now(), &self.store.spec("series")?.schema)?;
+        let batch = columns::series(new, super::clock::now(), &self.store.schema("series")?)?;
         self.store.append("series", Some(batch), &[])?;
         self.series_stored = self.interner.len();
         Ok(())
@@ -351,7 +353,7 @@ impl Core {
             .collect();
         partitions.sort_unstable();
         partitions.dedup();
-        let batch = columns::rejected(rejected, &self.store.spec("rejected")?.schema)?;
+        let batch = columns::rejected(rejected, &self.store.schema("rejected")?)?;
         Ok(self.store.append("rejected", Some(batch), &self.positions(&partitions, None))?)
     }
 
@@ -407,63 +409,8 @@ impl Core {
         }
         partitions.sort_unstable();
         partitions.dedup();
-        let batch = columns::records(&rows, &self.store.spec("late")?.schema)?;
+        let batch = columns::records(&rows, &self.store.schema("late")?)?;
         Ok(self.store.append("late", Some(batch), &self.positions(&partitions, None))?)
-    }
-
-    /// Closes what the watermarks have passed, stores the rows, and runs the ticks that became due.
-    pub async fn advance(&mut self) -> Result<Vec<Tick>> {
-        for emission in self.engine.advance().await? {
-            let end = emission.window.end.as_micros();
-            self.telemetry.views.emitted(&emission.view, emission.rows.num_rows() as u64);
-            self.store.append(&emission.view, Some(emission.rows.clone()), &[(VIEW_APP, end)])?;
-            self.closed_loop.feed(emission);
-        }
-        self.run_ticks().await
-    }
-
-    /// Runs the ticks that are due.
-    pub async fn run_ticks(&mut self) -> Result<Vec<Tick>> {
-        let Some(complete) = self.engine.complete_through() else { return Ok(Vec::new()) };
-        let mut ticks = Vec::new();
-        while let Some(tick) = self.closed_loop.step(complete).await? {
-            self.record(&tick)?;
-            if tick.at > self.emitted_before {
-                self.emit(&tick);
-            }
-            ticks.push(tick);
-        }
-        Ok(ticks)
-    }
-
-    /// Puts what a tick gave into the loop's tables, unless an earlier run has.
-    fn record(&self, tick: &Tick) -> Result<()> {
-        self.record_in("anomalies", tick.at, &tick.anomalies)?;
-        self.record_in("forecasts", tick.at, &tick.forecasts)?;
-        self.record_in("alerts", tick.at, &tick.alerts)?;
-        self.record_in("decisions", tick.at, &tick.decisions)
-    }
-
-    fn record_in<T: Serialize>(&self, table: &'static str, at: EventTime, records: &[T]) -> Result<()> {
-        if records.is_empty() || self.recorded_before.get(table).is_some_and(|&before| at <= before) {
-            return Ok(());
-        }
-        let rows = columns::records(records, &self.store.spec(table)?.schema)?;
-        Ok(self.store.append(table, Some(rows), &[(LOOP_APP, at.as_micros())])?)
-    }
-
-    fn emit(&mut self, tick: &Tick) {
-        let topics = &self.topics;
-        self.outbox.extend(tick.anomalies.iter().map(|one| effects::anomaly(topics, one)));
-        self.outbox.extend(tick.forecasts.iter().map(|one| effects::forecast(topics, one)));
-        self.outbox.extend(tick.alerts.iter().map(|one| effects::alert(topics, one)));
-        self.outbox.extend(tick.decisions.iter().map(|one| effects::decision(topics, one)));
-        for emission in &tick.emissions {
-            let Some((_, topic)) = self.view_topics.iter().find(|(view, _)| *view == emission.view) else { continue };
-            for (key, row) in rows::as_json(&emission.rows) {
-                self.outbox.push(effects::view_row(topic, &emission.view, emission.window.end, &key, &row));
-            }
-        }
     }
 
     /// Returns the number of effects that wait.

@@ -1,7 +1,7 @@
 //! The rows of dimension tables, read from their files at start.
 
 use std::fs::File;
-use std::io::{BufReader, Seek};
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -40,10 +40,9 @@ fn path(dimension: &Dimension) -> PathBuf {
 }
 
 fn rows(path: &Path, schema: &SchemaRef, format: &str, header: bool) -> Result<RecordBatch> {
-    let mut file = File::open(path)?;
+    let file = File::open(path)?;
     let bytes = file.metadata()?.len();
     anyhow::ensure!(bytes <= FILE_BYTES_MAX, "expected at most {FILE_BYTES_MAX} bytes, got {bytes}");
-    file.rewind()?;
     let file = BufReader::new(file);
     let batches = match format {
         "CSV" => {

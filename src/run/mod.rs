@@ -13,6 +13,7 @@ pub mod incoming;
 mod latest;
 mod outlet;
 pub mod partition;
+mod reload;
 mod resume;
 mod rows;
 pub mod rules;
@@ -23,6 +24,7 @@ mod sql;
 mod views;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
@@ -96,7 +98,7 @@ impl ConfigFile {
 /// Carries out the command line.
 pub fn run(arguments: Arguments) -> Result<()> {
     match arguments.command {
-        Command::Run { config } => run_service(&config.load()?),
+        Command::Run { config } => run_service(config),
         Command::Demo(options) => runtime()?.block_on(demo::run(options)),
         Command::Sql(options) => runtime()?.block_on(sql::run(options)),
         Command::Views(options) => runtime()?.block_on(views::run(options)),
@@ -124,19 +126,19 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
         .context("failed to start the runtime")
 }
 
-fn run_service(loaded: &Loaded) -> Result<()> {
+fn run_service(file: ConfigFile) -> Result<()> {
+    let loaded = file.load()?;
     let format = match loaded.config.log.format {
         config::raw::LogFormat::Text => LogFormat::Text,
         config::raw::LogFormat::Json => LogFormat::Json,
     };
     let level = std::env::var("BELLWETHER_LOG").unwrap_or_else(|_| quiet(&format!("{:?}", loaded.config.log.level)));
     init_logs(&level, format)?;
-    let settings = settings::Settings::of(loaded)?;
+    let settings = settings::Settings::of(&loaded)?;
     anyhow::ensure!(!settings.inputs.is_empty(), "no input is configured (hint: add [[inputs]] with topic and format)");
-    runtime()?.block_on(async {
-        let telemetry = Telemetry::default();
-        service::run(settings, telemetry, Box::new(|_| ()), |_| (), interrupted()).await
-    })
+    let reread: reload::Reread = Arc::new(move || settings::Settings::of(&file.load()?));
+    let hooks = service::Hooks { reread: Some(reread), ..Default::default() };
+    runtime()?.block_on(service::run(settings, Telemetry::default(), hooks, interrupted()))
 }
 
 /// The libraries below are heard from `warn` on; what they say at `info` is about every single commit. The consumer's

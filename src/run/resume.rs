@@ -4,10 +4,12 @@
 //! stored rows, and the loop catches up from its last saved memory over the views' rows.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Float64Type, Int64Type, TimestampMicrosecondType};
+use datafusion::functions_aggregate::expr_fn::min;
 use datafusion::logical_expr::{Expr, col, lit};
 use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
 use datafusion::scalar::ScalarValue;
@@ -22,6 +24,13 @@ use crate::store::Store;
 use crate::stream::rebuild::LateBefore;
 use crate::stream::window::Window;
 use crate::stream::{Emission, Source};
+
+/// The position of a view that has emitted nothing and takes in all there is.
+const FROM_THE_BEGINNING: i64 = 0;
+/// The event time that a backfill takes in at once.
+const SLICE: Duration = Duration::from_secs(3600);
+/// Rows that a backfill leaves in front of a commit.
+const BACKFILL_ROWS_MAX: usize = 100_000;
 
 /// Opens the tables of a store, as of now, for reading back.
 fn session(store: &Store) -> Result<SessionContext> {
@@ -68,7 +77,7 @@ pub async fn series(store: &Store, series_max: usize) -> Result<Interner> {
 pub async fn core(core: &mut Core, store: &Store) -> Result<()> {
     let views: Vec<String> = core.engine.views().map(|(view, _)| view.name.to_string()).collect();
     for view in &views {
-        if let Some(through) = store.position(view, VIEW_APP).await? {
+        if let Some(through) = store.position(view, VIEW_APP).await?.filter(|&through| through > FROM_THE_BEGINNING) {
             core.engine.resume(view, EventTime::from_micros(through));
         }
     }
@@ -77,14 +86,47 @@ pub async fn core(core: &mut Core, store: &Store) -> Result<()> {
             core.recorded_before.insert(table, EventTime::from_micros(tick));
         }
     }
+    restore_loop(core, store).await?;
+    feed_stored_windows(core, store, &views).await?;
+    rebuild(core, store).await
+}
+
+/// Rebuilds the open windows of the views that have none yet: all after a start, the new and the changed ones after a
+/// reload.
+pub async fn rebuild(core: &mut Core, store: &Store) -> Result<()> {
+    begin(core, store).await?;
     let context = session(store)?;
     refill(core, &context).await?;
-    restore_loop(core, store, &context).await?;
-    feed_stored_windows(core, &context, &views).await?;
     let mut late = late_before(core, &context).await?;
-    rebuild_from_samples(core, &context, &mut late).await?;
-    rebuild_from_events(core, &context, &mut late).await?;
+    rebuild_from_samples(core, store, &context, &mut late).await?;
+    rebuild_from_events(core, store, &context, &mut late).await?;
     core.engine.rebuilt();
+    Ok(())
+}
+
+/// Says where views begin that the store knows nothing of: in a new store with its first row, beside older views where
+/// those stand, back by what the view asks for. Committed at once: after a crash, a view that has emitted nothing yet
+/// must not pass for a new one, whose rows of before are left out.
+async fn begin(core: &mut Core, store: &Store) -> Result<()> {
+    let mut begun = false;
+    for (view, backfill) in core.engine.rebuilding() {
+        if store.position(&view, VIEW_APP).await?.is_some() || core.engine.closed_through(&view) > EventTime::MIN {
+            continue;
+        }
+        let from = match core.engine.frontier(&view) {
+            Some(frontier) => frontier - backfill,
+            None => EventTime::from_micros(FROM_THE_BEGINNING),
+        };
+        if from.as_micros() > FROM_THE_BEGINNING {
+            core.engine.resume(&view, from);
+            info!(view = &*view, %from, "a new view begins");
+        }
+        store.append(&view, None, &[(VIEW_APP, from.as_micros().max(FROM_THE_BEGINNING))])?;
+        begun = true;
+    }
+    if begun {
+        store.commit().await.context("failed to note where the new views begin")?;
+    }
     Ok(())
 }
 
@@ -116,9 +158,10 @@ async fn late_before(core: &Core, context: &SessionContext) -> Result<LateBefore
 
 /// Takes up the memory that was saved last. One that does not read, as after an upgrade, is done without: the loop then
 /// learns anew from the stored windows.
-async fn restore_loop(core: &mut Core, store: &Store, context: &SessionContext) -> Result<()> {
+async fn restore_loop(core: &mut Core, store: &Store) -> Result<()> {
     let Some(tick) = store.position("state", LOOP_APP).await? else { return Ok(()) };
-    let newest = context.table("state").await?.filter(col("watermark").eq(time(EventTime::from_micros(tick))))?;
+    let newest =
+        session(store)?.table("state").await?.filter(col("watermark").eq(time(EventTime::from_micros(tick))))?;
     for batch in newest.limit(0, Some(1))?.collect().await?.iter().filter(|batch| batch.num_rows() > 0) {
         if let Err(error) = core.closed_loop.restore(column(batch, "body")?.as_string::<i32>().value(0)) {
             warn!(error = format!("{error:#}"), "the loop starts without its memory");
@@ -128,7 +171,8 @@ async fn restore_loop(core: &mut Core, store: &Store, context: &SessionContext) 
 }
 
 /// Shows the loop the windows that its saved memory does not cover.
-async fn feed_stored_windows(core: &mut Core, context: &SessionContext, views: &[String]) -> Result<()> {
+async fn feed_stored_windows(core: &mut Core, store: &Store, views: &[String]) -> Result<()> {
+    let context = session(store)?;
     let cuts: BTreeMap<String, Window> =
         core.engine.views().map(|(view, _)| (view.name.to_string(), view.window)).collect();
     for (view, cut) in views.iter().filter_map(|view| Some((view, cuts.get(view)?))) {
@@ -214,45 +258,112 @@ fn windows(view: &str, cut: &Window, batch: &RecordBatch) -> Result<Vec<Emission
     Ok(emissions)
 }
 
-async fn rebuild_from_samples(core: &mut Core, context: &SessionContext, late: &mut LateBefore) -> Result<()> {
-    let mut samples = context.table("samples").await?;
-    if let Some(from) = core.engine.needs_from(Source::Metrics) {
-        samples = samples.filter(col("ts").gt_eq(time(from)))?;
-    }
+async fn rebuild_from_samples(
+    core: &mut Core,
+    store: &Store,
+    context: &SessionContext,
+    late: &mut LateBefore,
+) -> Result<()> {
     let mut rows = 0;
-    let (engine, interner) = (&mut core.engine, &core.interner);
-    each_batch(samples, |batch| {
-        let ids = column(batch, "series_id")?.as_primitive::<Int64Type>();
-        let ts = column(batch, "ts")?.as_primitive::<TimestampMicrosecondType>();
-        let values = column(batch, "value")?.as_primitive::<Float64Type>();
-        let mut samples = Samples::default();
-        for row in 0..batch.num_rows() {
-            let series = interner.find(SeriesId(ids.value(row))).context("a stored sample has no stored series")?;
-            samples.push(series, EventTime::from_micros(ts.value(row)), values.value(row));
-        }
-        rows += samples.len();
-        Ok(engine.rebuild_from_samples(&samples, interner, late)?)
-    })
-    .await
-    .context("failed to rebuild open windows from samples")?;
+    for slice in slices(core, Source::Metrics, context).await? {
+        let (engine, interner) = (&mut core.engine, &core.interner);
+        each_batch(slice.of(context, "samples").await?, |batch| {
+            let ids = column(batch, "series_id")?.as_primitive::<Int64Type>();
+            let ts = column(batch, "ts")?.as_primitive::<TimestampMicrosecondType>();
+            let values = column(batch, "value")?.as_primitive::<Float64Type>();
+            let mut samples = Samples::default();
+            for row in 0..batch.num_rows() {
+                let series = interner.find(SeriesId(ids.value(row))).context("a stored sample has no stored series")?;
+                samples.push(series, EventTime::from_micros(ts.value(row)), values.value(row));
+            }
+            rows += samples.len();
+            Ok(engine.rebuild_from_samples(&samples, interner, late)?)
+        })
+        .await
+        .context("failed to rebuild open windows from samples")?;
+        settle(core, store, Source::Metrics, &slice).await?;
+    }
     info!(rows, "open windows rebuilt from samples");
     Ok(())
 }
 
-async fn rebuild_from_events(core: &mut Core, context: &SessionContext, late: &mut LateBefore) -> Result<()> {
-    let mut events = context.table("events").await?;
-    if let Some(from) = core.engine.needs_from(Source::Events) {
-        events = events.filter(col("ts").gt_eq(time(from)))?;
-    }
+async fn rebuild_from_events(
+    core: &mut Core,
+    store: &Store,
+    context: &SessionContext,
+    late: &mut LateBefore,
+) -> Result<()> {
     let mut rows = 0;
-    let engine = &mut core.engine;
-    each_batch(events, |batch| {
-        rows += batch.num_rows();
-        Ok(engine.rebuild_from_events(batch, late)?)
-    })
-    .await
-    .context("failed to rebuild open windows from events")?;
+    for slice in slices(core, Source::Events, context).await? {
+        let engine = &mut core.engine;
+        each_batch(slice.of(context, "events").await?, |batch| {
+            rows += batch.num_rows();
+            Ok(engine.rebuild_from_events(batch, late)?)
+        })
+        .await
+        .context("failed to rebuild open windows from events")?;
+        settle(core, store, Source::Events, &slice).await?;
+    }
     info!(rows, "open windows rebuilt from events");
+    Ok(())
+}
+
+/// Stored rows of `[from, to)`, either end open where it is none.
+struct Slice {
+    from: Option<EventTime>,
+    to: Option<EventTime>,
+}
+
+impl Slice {
+    async fn of(&self, context: &SessionContext, table: &str) -> Result<DataFrame> {
+        let mut rows = context.table(table).await?;
+        if let Some(from) = self.from {
+            rows = rows.filter(col("ts").gt_eq(time(from)))?;
+        }
+        if let Some(to) = self.to {
+            rows = rows.filter(col("ts").lt(time(to)))?;
+        }
+        Ok(rows)
+    }
+}
+
+/// Cuts what is needed of a source into slices, in order of time. What is settled already comes hour by hour, so that
+/// its windows can be closed on the way and a long backfill takes no more memory than a short one; the rest in one.
+async fn slices(core: &Core, source: Source, context: &SessionContext) -> Result<Vec<Slice>> {
+    let Some(from) = core.engine.needs_from(source) else { return Ok(Vec::new()) };
+    let from = Some(from).filter(|from| *from > EventTime::MIN);
+    let settled = core.engine.settled_before(source);
+    let (Some(mut at), Some(settled)) = (from, settled) else { return Ok(vec![Slice { from, to: None }]) };
+    let mut slices = Vec::new();
+    if at + SLICE < settled {
+        // A backfill may ask for more than there is.
+        let table = if source == Source::Metrics { "samples" } else { "events" };
+        let whole = Slice { from, to: None }.of(context, table).await?;
+        let first = whole.aggregate(Vec::new(), vec![min(col("ts"))])?.collect().await?;
+        let first = first.first().map(|batch| batch.column(0).as_primitive::<TimestampMicrosecondType>().clone());
+        match first.filter(|first| first.is_valid(0)) {
+            Some(first) => at = at.max(EventTime::from_micros(first.value(0))),
+            None => at = settled,
+        }
+    }
+    while at + SLICE < settled {
+        let to = at.floor(SLICE) + SLICE;
+        slices.push(Slice { from: Some(at), to: Some(to) });
+        at = to;
+    }
+    slices.push(Slice { from: Some(at), to: None });
+    Ok(slices)
+}
+
+/// Closes the windows that a slice has settled, and stores their rows.
+async fn settle(core: &mut Core, store: &Store, source: Source, slice: &Slice) -> Result<()> {
+    let Some(to) = slice.to else { return Ok(()) };
+    let closed = core.engine.settle(source, to).await?;
+    core.store_windows(closed)?;
+    if store.head_rows() > BACKFILL_ROWS_MAX {
+        store.commit().await?;
+        info!(through = %to, "filling back");
+    }
     Ok(())
 }
 

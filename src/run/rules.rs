@@ -30,6 +30,12 @@ struct Newest {
     rows: Mutex<Option<RecordBatch>>,
 }
 
+impl Newest {
+    fn rows(&self) -> Option<RecordBatch> {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 #[async_trait]
 impl TableProvider for Newest {
     fn schema(&self) -> SchemaRef {
@@ -47,8 +53,7 @@ impl TableProvider for Newest {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> datafusion::error::Result<Arc<dyn ExecutionPlan>> {
-        let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let table = MemTable::try_new(self.schema.clone(), vec![rows.into_iter().collect()])?;
+        let table = MemTable::try_new(self.schema.clone(), vec![self.rows().into_iter().collect()])?;
         table.scan(state, projection, filters, limit).await
     }
 }
@@ -80,7 +85,7 @@ pub struct Rules {
 
 impl Rules {
     /// Plans every rule over the views: name, columns and slide of each.
-    pub async fn new(rules: Vec<Rule>, views: impl Iterator<Item = (String, SchemaRef, Duration)>) -> Result<Rules> {
+    pub async fn new(rules: Vec<Rule>, views: Vec<(String, SchemaRef, Duration)>) -> Result<Rules> {
         let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
         crate::query::register_functions(&context);
         let mut visible = BTreeMap::new();
@@ -106,6 +111,16 @@ impl Rules {
     pub fn show(&mut self, view: &str, window_end: EventTime, rows: RecordBatch) {
         if let Some(visible) = self.views.get_mut(view) {
             visible.set(Some(rows), Some(window_end));
+        }
+    }
+
+    /// Shows the windows that other rules see, as far as the views still have these columns.
+    pub fn see_as(&mut self, other: &Rules) {
+        for (name, visible) in &mut self.views {
+            let Some(theirs) = other.views.get(name) else { continue };
+            if visible.table.schema == theirs.table.schema {
+                visible.set(theirs.table.rows(), theirs.window_end);
+            }
         }
     }
 

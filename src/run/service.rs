@@ -4,19 +4,22 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use super::closed_loop::{self, ClosedLoop, Tick};
 use super::core::{self, Core};
+use super::reload::{self, Reloader, Reread};
 use super::rules::Rules;
 use super::settings::Settings;
-use super::{conductor, dimensions, resume};
+use super::{clock, conductor, dimensions, resume};
+use crate::ingest::Decoder;
 use crate::kafka::source::Source;
 use crate::query::Engine as QueryEngine;
 use crate::serve::{Api, Bound, Readiness};
@@ -70,14 +73,29 @@ impl Board {
 /// A watcher of ticks, for those who look on: the demo.
 pub type OnTick = Box<dyn FnMut(&Tick) + Send>;
 
+/// What whoever starts the service wants of it beside its work.
+pub struct Hooks {
+    pub on_tick: OnTick,
+    /// Told the address that is really listened on.
+    pub bound: Box<dyn FnOnce(SocketAddr) + Send>,
+    /// Where settings are read anew from; without it there is no reload.
+    pub reread: Option<Reread>,
+}
+
+impl Default for Hooks {
+    fn default() -> Self {
+        Hooks { on_tick: Box::new(|_| ()), bound: Box::new(|_| ()), reread: None }
+    }
+}
+
 /// Runs until `shutdown` is done or something fails for good; returns after everything in hand is committed.
 pub async fn run(
     settings: Settings,
     telemetry: Telemetry,
-    on_tick: OnTick,
-    bound: impl FnOnce(SocketAddr),
+    hooks: Hooks,
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
+    let Hooks { on_tick, bound, reread } = hooks;
     let settings = Arc::new(settings);
     let obstacles = Obstacles::default();
     obstacles.set("kafka", "no partition is assigned yet");
@@ -86,7 +104,12 @@ pub async fn run(
     let store = Arc::new(Store::open(&settings.store, table_specs(&engine)).await?);
     let query = Arc::new(query_engine(&settings, &store)?);
     let board = Board::default();
-    let (stop_serving, serving) = serve(listener, query, &telemetry, &obstacles, &board, bound);
+    let (requests, reloads) = mpsc::channel();
+    let reloader = reread
+        .map(|reread| Arc::new(Reloader::new(reread, settings.clone(), store.clone(), telemetry.clone(), requests)));
+    bound(listener.address());
+    let api = api(query, &telemetry, &obstacles, &board, reloader.as_ref());
+    let (stop_serving, serving) = serve(listener, api);
     let core = build_core(&settings, engine, &store, &telemetry).await?;
 
     let (source, events) = Source::start(&settings.kafka, QUEUE_BATCHES_MAX)?;
@@ -98,12 +121,24 @@ pub async fn run(
             (settings.clone(), store.clone(), telemetry.clone(), obstacles.clone());
         let (stop, runtime) = (stop.clone(), tokio::runtime::Handle::current());
         thread::Builder::new().name("core".to_owned()).spawn(move || {
-            let parts =
-                conductor::Parts { core, settings, store, telemetry, obstacles, board, source, runtime, on_tick };
+            let parts = conductor::Parts {
+                core,
+                settings,
+                store,
+                telemetry,
+                obstacles,
+                board,
+                source,
+                reloads,
+                runtime,
+                on_tick,
+            };
             let _ = ended.send(conductor::conduct(parts, events, stop));
         })
     }
     .context("failed to start the core's thread")?;
+    telemetry.reloads.taken_up(clock::now());
+    let on_hangup = reloader.map(|reloader| tokio::spawn(reload::on_hangup(reloader)));
 
     let mut committer = committer;
     let result = tokio::select! {
@@ -112,6 +147,7 @@ pub async fn run(
         failed = &mut committer => Some(failed.context("the committer ended without a word").and_then(|r| r)),
     };
     info!("shutting down");
+    on_hangup.inspect(JoinHandle::abort);
     stop.store(true, Ordering::SeqCst);
     let joined = tokio::task::spawn_blocking(move || thread.join()).await?;
     if joined.is_err() {
@@ -158,9 +194,9 @@ pub fn table_specs(engine: &Engine) -> Vec<TableSpec> {
 }
 
 /// Plans the rules over the views.
-pub async fn rules(settings: &Settings, engine: &Engine) -> Result<Rules> {
+pub fn rules(settings: &Settings, engine: &Engine) -> impl Future<Output = Result<Rules>> + use<> {
     let views = engine.views().map(|(view, schema)| (view.name.to_string(), schema, view.window.slide()));
-    Rules::new(settings.rules.clone(), views).await
+    Rules::new(settings.rules.clone(), views.collect())
 }
 
 /// Builds the core and brings it to where the store stands.
@@ -170,23 +206,16 @@ pub async fn build_core(
     store: &Arc<Store>,
     telemetry: &Telemetry,
 ) -> Result<Core> {
-    let closed_loop = ClosedLoop::new(closed_loop::Parts {
-        interval: settings.evaluation_interval,
-        insight: settings.insight.clone(),
-        rules: rules(settings, &engine).await?,
-        targets: settings.targets.clone(),
-        slides: settings.slides(),
-    })?;
+    let closed_loop = ClosedLoop::new(loop_parts(settings, rules(settings, &engine).await?))?;
     for input in &settings.inputs {
         telemetry.input.declare(&input.topic);
     }
     for view in &settings.views {
         telemetry.views.declare(&view.name);
     }
-    let decoders = settings.inputs.iter().map(|input| crate::ingest::decoder(input.format, settings.limits.clone()));
     let mut core = Core::new(core::Parts {
         inputs: settings.inputs.clone(),
-        decoders: decoders.collect(),
+        decoders: decoders(settings),
         interner: resume::series(store, settings.series_max).await?,
         engine,
         closed_loop,
@@ -198,30 +227,57 @@ pub async fn build_core(
     Ok(core)
 }
 
+/// Returns what the closed loop is made of.
+pub fn loop_parts(settings: &Settings, rules: Rules) -> closed_loop::Parts {
+    closed_loop::Parts {
+        interval: settings.evaluation_interval,
+        insight: settings.insight.clone(),
+        rules,
+        targets: settings.targets.clone(),
+        slides: settings.slides(),
+    }
+}
+
+/// Returns a decoder for each input.
+pub fn decoders(settings: &Settings) -> Vec<Box<dyn Decoder>> {
+    settings.inputs.iter().map(|input| crate::ingest::decoder(input.format, settings.limits.clone())).collect()
+}
+
 fn query_engine(settings: &Settings, store: &Arc<Store>) -> Result<QueryEngine> {
     let store = store.clone();
     let pin: crate::query::Pin = Arc::new(move || store.pin());
     Ok(QueryEngine::new(settings.query.clone(), pin, vec![("metrics".to_owned(), METRICS_VIEW.to_owned())])?)
 }
 
-type Serving = (oneshot::Sender<()>, tokio::task::JoinHandle<Result<()>>);
-
-fn serve(
-    listener: Bound,
+fn api(
     query: Arc<QueryEngine>,
     telemetry: &Telemetry,
     obstacles: &Obstacles,
     board: &Board,
-    bound: impl FnOnce(SocketAddr),
-) -> Serving {
-    bound(listener.address());
+    reloader: Option<&Arc<Reloader>>,
+) -> Api {
     let (obstacles, board) = (obstacles.clone(), board.clone());
-    let api = Api {
+    let reload = reloader.cloned().map(|reloader| -> crate::serve::Reload {
+        Arc::new(move || {
+            let reloader = reloader.clone();
+            Box::pin(async move {
+                let report = reloader.reload().await.map_err(|why| format!("{why:#}"))?;
+                serde_json::to_value(report).map_err(|why| why.to_string())
+            })
+        })
+    });
+    Api {
         query,
         telemetry: telemetry.clone(),
         ready: Arc::new(move || obstacles.readiness()),
         views: Arc::new(move || board.show()),
-    };
+        reload,
+    }
+}
+
+type Serving = (oneshot::Sender<()>, JoinHandle<Result<()>>);
+
+fn serve(listener: Bound, api: Api) -> Serving {
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = tokio::spawn(async move {
         let stopped = async {
@@ -232,7 +288,7 @@ fn serve(
     (stop, serving)
 }
 
-type Committing = (watch::Sender<bool>, tokio::task::JoinHandle<Result<()>>);
+type Committing = (watch::Sender<bool>, JoinHandle<Result<()>>);
 
 /// Commits the store at its interval. A failure that may pass is tried again, later each time, while reads and alerts go
 /// on; one that cannot pass ends the service.

@@ -42,6 +42,8 @@ pub struct Settings {
     pub flush_interval: Duration,
     pub serve: serve::Settings,
     pub query: query::Settings,
+    /// As it was read, to tell what a reload changes.
+    pub config: Config,
 }
 
 impl Settings {
@@ -88,6 +90,7 @@ impl Settings {
             views,
             view_defaults: defaults,
             dimensions,
+            config: config.clone(),
         })
     }
 

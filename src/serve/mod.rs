@@ -16,6 +16,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -39,6 +40,9 @@ pub struct Readiness {
     pub reasons: Vec<String>,
 }
 
+/// Reads the configuration anew and applies it; returns what changed, or why it was refused.
+pub type Reload = Arc<dyn Fn() -> BoxFuture<'static, Result<serde_json::Value, String>> + Send + Sync>;
+
 /// What the routes answer from.
 #[derive(Clone)]
 pub struct Api {
@@ -48,6 +52,8 @@ pub struct Api {
     pub ready: Arc<dyn Fn() -> Readiness + Send + Sync>,
     /// What each view does and why, as a list of objects with a `view` each; must return at once.
     pub views: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
+    /// None where there is no configuration to read again.
+    pub reload: Option<Reload>,
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -5,7 +5,7 @@ use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_CONTENT_TYPE_O
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use tokio::sync::watch;
 
@@ -15,7 +15,7 @@ use super::{Api, Limits, Readiness, accept, sql};
 use crate::telemetry::Exposition;
 
 /// What there is to ask for, as shown where a path is not found.
-const ENDPOINTS: [&str; 8] = [
+const ENDPOINTS: [&str; 9] = [
     "GET /",
     "GET /healthz",
     "GET /readyz",
@@ -24,10 +24,11 @@ const ENDPOINTS: [&str; 8] = [
     "GET /views/{name}",
     "GET /sql",
     "POST /sql",
+    "POST /-/reload",
 ];
 
 /// Every path, for the label of the request counter; another path counts as `other`.
-const PATHS: [&str; 6] = ["/", "/healthz", "/readyz", "/metrics", "/sql", "/views"];
+const PATHS: [&str; 7] = ["/", "/healthz", "/readyz", "/metrics", "/sql", "/views", "/-/reload"];
 
 /// Formats of the scrape page, the one for clients without a wish first.
 const EXPOSITIONS: [Exposition; 2] = [Exposition::Text, Exposition::OpenMetrics];
@@ -53,6 +54,7 @@ pub(super) fn router(api: Api, limits: Limits, cut: watch::Receiver<bool>) -> Ro
         .route("/views", get(views))
         .route("/views/{name}", get(view))
         .route("/sql", get(sql::get).post(sql::post))
+        .route("/-/reload", post(reload))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(limits.body_bytes_max))
@@ -125,6 +127,20 @@ async fn view(State(context): State<Context>, Path(name): Path<String>) -> Resul
         None => {
             Err(Failure::user(StatusCode::NOT_FOUND, format!("no view {}", shown(&name))).hint("GET /views lists them"))
         }
+    }
+}
+
+/// Answers once the new configuration is in force.
+async fn reload(State(context): State<Context>) -> Result<Response, Failure> {
+    let Some(reload) = &context.api.reload else {
+        return Err(Failure::user(
+            StatusCode::CONFLICT,
+            "this process was started without a configuration to read again",
+        ));
+    };
+    match reload().await {
+        Ok(report) => Ok(Json(report).into_response()),
+        Err(why) => Err(Failure::user(StatusCode::BAD_REQUEST, why).hint("nothing was changed")),
     }
 }
 

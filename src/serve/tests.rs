@@ -52,6 +52,7 @@ impl Server {
         let telemetry = Telemetry::default();
         let readiness = setup.readiness;
         let api = Api {
+            reload: None,
             query: Arc::new(engine(setup.gate)),
             telemetry: telemetry.clone(),
             ready: Arc::new(move || readiness.clone()),

@@ -14,10 +14,11 @@ mod table;
 mod tests;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use datafusion::catalog::TableProvider;
 use datafusion::error::DataFusionError;
@@ -106,11 +107,18 @@ pub struct CommitStats {
     pub bytes: usize,
 }
 
+#[derive(Clone, Debug, Default)]
+struct Tables {
+    by_name: BTreeMap<String, Arc<Table>>,
+    /// In the order of their commits.
+    order: Vec<Arc<Table>>,
+}
+
 /// All tables of one store, opened for writing by at most one process.
 #[derive(Debug)]
 pub struct Store {
     location: Location,
-    tables: BTreeMap<String, Arc<Table>>,
+    tables: RwLock<Tables>,
     /// Held shared while rows are sealed or a commit is shown, exclusively while a set of tables is pinned: a reader
     /// sees all tables at one moment.
     pinning: RwLock<()>,
@@ -130,12 +138,38 @@ impl Store {
     }
 
     async fn open_at(location: Location, specs: Vec<TableSpec>) -> Result<Store, StoreError> {
-        let mut tables = BTreeMap::new();
-        for (rank, spec) in specs.into_iter().enumerate() {
-            let name = spec.name.clone();
-            tables.insert(name, Arc::new(Table::open(&location, spec, rank).await?));
+        let (tables, pinning, committing) = Default::default();
+        let store = Store { location, tables, pinning, committing };
+        store.extend(specs).await?;
+        Ok(store)
+    }
+
+    /// Opens the tables that are missing, making those that are not there yet, and takes up the order of `specs` for
+    /// the commits. Tables that are not named stay, after the others.
+    ///
+    /// # Errors
+    /// A table that has other columns than it should; nothing is changed then.
+    pub async fn extend(&self, specs: Vec<TableSpec>) -> Result<(), StoreError> {
+        let mut tables = Tables::default();
+        let before = self.tables();
+        for spec in specs {
+            let table = match before.by_name.get(&spec.name) {
+                Some(known) => {
+                    known.check(&spec)?;
+                    Arc::clone(known)
+                }
+                None => Arc::new(Table::open(&self.location, spec).await?),
+            };
+            tables.by_name.insert(table.spec().name.clone(), Arc::clone(&table));
+            tables.order.push(table);
         }
-        Ok(Store { location, tables, pinning: RwLock::default(), committing: tokio::sync::Mutex::default() })
+        for table in before.order {
+            if tables.by_name.insert(table.spec().name.clone(), Arc::clone(&table)).is_none() {
+                tables.order.push(table);
+            }
+        }
+        *self.tables.write().unwrap_or_else(PoisonError::into_inner) = tables;
+        Ok(())
     }
 
     /// Opens what a store holds for reading alone: every table found under its URL, without taking its lock.
@@ -156,8 +190,9 @@ impl Store {
         &self.location.url
     }
 
-    pub fn spec(&self, table: &str) -> Result<&TableSpec, StoreError> {
-        Ok(self.table(table)?.spec())
+    /// Returns the columns of a table.
+    pub fn schema(&self, table: &str) -> Result<SchemaRef, StoreError> {
+        Ok(self.table(table)?.spec().schema.clone())
     }
 
     /// Takes in rows of a table together with how far their sources were read: of each app, the next position that
@@ -174,24 +209,22 @@ impl Store {
 
     /// Returns the bytes of rows that wait for a commit.
     pub fn head_bytes(&self) -> usize {
-        self.tables.values().map(|table| table.head_bytes()).sum()
+        self.read_tables().order.iter().map(|table| table.head_bytes()).sum()
     }
 
     /// Returns the number of rows that wait for a commit.
     pub fn head_rows(&self) -> usize {
-        self.tables.values().map(|table| table.head_rows()).sum()
+        self.read_tables().order.iter().map(|table| table.head_rows()).sum()
     }
 
-    /// Commits all rows and positions of this moment, table after table in the order they were given to
-    /// [`Store::open`].
+    /// Commits all rows and positions of this moment, table after table in the order they were given in.
     ///
     /// # Errors
     /// Where a commit fails its rows stay in the head, still visible, and go with the next call. A writer that lost its
     /// place to another gets [`StoreError::Fenced`], which no retry mends.
     pub async fn commit(&self) -> Result<CommitStats, StoreError> {
         let _turn = self.committing.lock().await;
-        let mut order: Vec<&Arc<Table>> = self.tables.values().collect();
-        order.sort_by_key(|table| table.rank());
+        let order = self.tables().order;
         let mut stats = CommitStats::default();
         // What failed last time goes first and alone: sealing some tables anew beside it would let a view's rows be
         // committed before the samples they are made of.
@@ -199,7 +232,7 @@ impl Store {
             self.commit_sealed(&order, &mut stats).await?;
         }
         {
-            // Rows come in by rank. Sealing the other way round keeps what a row refers to on its side of the cut, even
+            // Rows come in in this order. Sealing the other way round keeps what a row refers to on its side of the cut, even
             // where more is appended meanwhile.
             let _sealing = self.pinning.write().unwrap_or_else(PoisonError::into_inner);
             order.iter().rev().for_each(|table| table.seal());
@@ -208,7 +241,7 @@ impl Store {
         Ok(stats)
     }
 
-    async fn commit_sealed(&self, order: &[&Arc<Table>], stats: &mut CommitStats) -> Result<(), StoreError> {
+    async fn commit_sealed(&self, order: &[Arc<Table>], stats: &mut CommitStats) -> Result<(), StoreError> {
         for table in order {
             if let Some(done) = table.commit_sealed(&self.pinning).await? {
                 stats.tables += 1;
@@ -221,7 +254,7 @@ impl Store {
 
     /// Writes checkpoints of tables whose log has grown, so that opening them stays quick.
     pub async fn maintain(&self) -> Result<(), StoreError> {
-        for table in self.tables.values() {
+        for table in self.tables().order {
             table.checkpoint_if_due().await?;
         }
         Ok(())
@@ -230,10 +263,20 @@ impl Store {
     /// Returns every table as of one moment: the newest commit with the rows in front of it, none missed, none twice.
     pub fn pin(&self) -> Vec<(String, Arc<dyn TableProvider>)> {
         let _moment = self.pinning.read().unwrap_or_else(PoisonError::into_inner);
-        self.tables.iter().map(|(name, table)| (name.clone(), table.pin())).collect()
+        self.read_tables().by_name.iter().map(|(name, table)| (name.clone(), table.pin())).collect()
     }
 
-    fn table(&self, name: &str) -> Result<&Arc<Table>, StoreError> {
-        self.tables.get(name).ok_or_else(|| StoreError::Unknown { table: name.to_owned() })
+    fn table(&self, name: &str) -> Result<Arc<Table>, StoreError> {
+        let table = self.read_tables().by_name.get(name).cloned();
+        table.ok_or_else(|| StoreError::Unknown { table: name.to_owned() })
+    }
+
+    fn read_tables(&self) -> RwLockReadGuard<'_, Tables> {
+        self.tables.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the tables of this moment, to be gone through while others may be added.
+    fn tables(&self) -> Tables {
+        self.read_tables().clone()
     }
 }

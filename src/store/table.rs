@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::prelude::SessionConfig;
@@ -62,7 +62,6 @@ pub struct Committed {
 
 pub(super) struct Table {
     spec: TableSpec,
-    rank: usize,
     log: LogStoreRef,
     head: Mutex<Head>,
     shown: RwLock<Shown>,
@@ -111,7 +110,7 @@ impl fmt::Debug for Table {
 }
 
 impl Table {
-    pub async fn open(location: &Location, spec: TableSpec, rank: usize) -> Result<Table, StoreError> {
+    pub async fn open(location: &Location, spec: TableSpec) -> Result<Table, StoreError> {
         let failed = |source| StoreError::Open { table: spec.name.clone(), source };
         location.settle(&spec.name).await?;
         let log = location.table(&spec.name)?;
@@ -123,15 +122,16 @@ impl Table {
         check_schema(&spec, &provider)?;
         let checkpointed = AtomicU64::new(state.version());
         let shown = RwLock::new(Shown { state, provider });
-        Ok(Table { spec, rank, log, head: Mutex::default(), shown, checkpointed })
+        Ok(Table { spec, log, head: Mutex::default(), shown, checkpointed })
     }
 
     pub fn spec(&self) -> &TableSpec {
         &self.spec
     }
 
-    pub fn rank(&self) -> usize {
-        self.rank
+    /// Tells whether rows of these columns can go into the table.
+    pub fn check(&self, spec: &TableSpec) -> Result<(), StoreError> {
+        check_schema(spec, &self.shown().provider)
     }
 
     pub fn append(&self, batch: Option<RecordBatch>, positions: &[(&str, i64)]) -> Result<(), StoreError> {
@@ -458,8 +458,11 @@ fn describe(schema: &Schema) -> String {
     columns.join(", ")
 }
 
-/// Puts a batch under the table's own schema: same columns and types, the table's nullability.
+/// Puts a batch under the table's own schema: the same columns, in the table's order and of its nullability.
 fn conform(spec: &TableSpec, batch: RecordBatch) -> Result<RecordBatch, StoreError> {
-    RecordBatch::try_new(spec.schema.clone(), batch.columns().to_vec())
+    let column = |field: &FieldRef| batch.schema_ref().index_of(field.name()).map(|at| batch.column(at).clone());
+    let columns = spec.schema.fields().iter().map(column).collect::<Result<Vec<_>, _>>();
+    columns
+        .and_then(|columns| RecordBatch::try_new(spec.schema.clone(), columns))
         .map_err(|source| StoreError::Encode { table: spec.name.clone(), source })
 }

@@ -8,7 +8,6 @@ use arrow::compute::take;
 use arrow::error::ArrowError;
 use datafusion::error::Result;
 
-use super::Late;
 use super::intake::{Candidates, Intake, Selection};
 use super::keys::Keys;
 use super::pane::{Aggregate, Panes};
@@ -17,6 +16,7 @@ use super::sessions::Sessions;
 use super::shape::Shape;
 use super::view::View;
 use super::window::Window;
+use super::{Late, Source};
 use crate::model::batch::Samples;
 use crate::model::time::{EventTime, Span, micros};
 
@@ -38,6 +38,12 @@ pub(super) struct Aggregation {
     pub members: Vec<usize>,
     /// Bytes of open windows beyond which no new group is taken in.
     bytes_max: usize,
+    /// Bytes of what rows no longer go into: frozen panes and stacks, as of the last window that closed.
+    settled_bytes: usize,
+    /// Whether a window closed since they were counted.
+    closed_some: bool,
+    /// Whether its open windows are still to be rebuilt from what is stored.
+    pub rebuilding: bool,
 }
 
 impl Aggregation {
@@ -49,7 +55,29 @@ impl Aggregation {
             Window::Hop { .. } => Open::Panes(Panes::new(width)),
             Window::Session { .. } => Open::Sessions(Sessions::new(window, &aggregates)?),
         };
-        Ok(Aggregation { origin, intake, keys, aggregates, open, members, bytes_max })
+        Ok(Aggregation {
+            origin,
+            intake,
+            keys,
+            aggregates,
+            open,
+            members,
+            bytes_max,
+            settled_bytes: 0,
+            closed_some: false,
+            rebuilding: true,
+        })
+    }
+
+    /// Tells whether rows of a source are needed to rebuild its open windows.
+    pub fn is_rebuilding_from(&self, source: Source) -> bool {
+        self.rebuilding && self.origin == Origin::Source(source)
+    }
+
+    /// Goes on with the open windows of another that takes in and aggregates the same; its number may be another.
+    pub fn adopt(&mut self, old: Aggregation) {
+        let Aggregation { origin, members, bytes_max, .. } = self;
+        *self = Aggregation { origin: *origin, members: std::mem::take(members), bytes_max: *bytes_max, ..old };
     }
 
     /// Takes in new series and tells which of them have rows that can pass.
@@ -94,7 +122,7 @@ impl Aggregation {
         }
         let selection = self.intake.select(rows, &mut self.keys)?;
         let mut taken = selection.rows.len();
-        let room = if self.bytes(views) < self.bytes_max { usize::MAX } else { 0 };
+        let room = if self.bytes() < self.bytes_max { usize::MAX } else { 0 };
         let refused = match &mut self.open {
             Open::Panes(panes) => accumulate(panes, &self.aggregates, selection, ts, room, |pane| {
                 self.members.iter().for_each(|&member| views[member].sliding.touch(pane));
@@ -182,14 +210,20 @@ impl Aggregation {
             }
             (Open::Panes(_), Window::Session { .. }) => unreachable!("shapes are shared among windows of one kind"),
         }
+        self.closed_some |= !closed.is_empty();
         Ok(closed)
     }
 
     /// Forgets what no view needs any longer.
     pub fn trim(&mut self, views: &mut [View]) {
+        if !std::mem::take(&mut self.closed_some) {
+            return;
+        }
         if let Open::Panes(panes) = &mut self.open {
             let needed = self.members.iter().map(|&member| views[member].needs_panes_from()).min();
             panes.drop_before(needed.unwrap_or(i64::MIN));
+            let stacks = self.members.iter().map(|&member| views[member].sliding.bytes());
+            self.settled_bytes = panes.frozen_bytes() + stacks.sum::<usize>();
         }
         self.forget_unused_keys(views);
     }
@@ -218,14 +252,13 @@ impl Aggregation {
         self.members.iter().for_each(|&member| views[member].sliding.renumber(&renumbered));
     }
 
-    /// Returns the bytes of all open windows.
-    pub fn bytes(&self, views: &[View]) -> usize {
+    /// Returns the bytes of all open windows. Asked for with every batch, so what is settled is not counted anew.
+    pub fn bytes(&self) -> usize {
         let open = match &self.open {
-            Open::Panes(panes) => panes.bytes(),
+            Open::Panes(panes) => panes.live_bytes(),
             Open::Sessions(sessions) => sessions.bytes(),
         };
-        let stacks: usize = self.members.iter().map(|&member| views[member].sliding.bytes()).sum();
-        open + stacks + self.keys.bytes()
+        open + self.settled_bytes + self.keys.bytes()
     }
 
     /// Says what is done with each row, step by step.

@@ -11,7 +11,7 @@ use datafusion::sql::sqlparser::ast::{CreateTableOptions, CreateView, SqlOption,
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 
 use super::StreamError;
-use super::window::{self, Window, duration, text_of};
+use super::window::{self, Found, Window, duration, text_of};
 
 /// How many windows back window functions see where a view does not say.
 const LOOKBACK_WINDOWS: u32 = 60;
@@ -32,6 +32,8 @@ pub struct Definition {
     pub lateness: Duration,
     /// How far back window functions like `lag` see.
     pub lookback: Duration,
+    /// How much of what is stored already it takes in where it is new.
+    pub backfill: Duration,
     /// The topic its rows go to, where it asks for one.
     pub topic: Option<String>,
     /// The topic its late rows go to, where it asks for one.
@@ -75,9 +77,14 @@ pub struct Definitions {
 
 /// A view's file, before it is known what windows the views it reads have.
 struct Draft {
-    definition: Definition,
-    own_window: Option<Window>,
-    lookback: Option<Duration>,
+    name: String,
+    file: String,
+    description: String,
+    options: Options,
+    /// Its own window and the column that is over.
+    own_window: Option<Found>,
+    reads: Vec<String>,
+    query: String,
 }
 
 impl Definitions {
@@ -103,9 +110,8 @@ impl Definitions {
                 }
                 Statement::Statement(statement) => {
                     let draft = Draft::of(file, text, *statement, defaults)?;
-                    let name = draft.definition.name.to_string();
-                    let other = drafts.iter().find(|d| *d.definition.name == *name);
-                    let other = other.map(|d| d.definition.file.clone());
+                    let name = draft.name.clone();
+                    let other = drafts.iter().find(|d| d.name == name).map(|d| d.file.clone());
                     drafts.push(draft);
                     (name, other)
                 }
@@ -175,7 +181,7 @@ impl Draft {
         }
         let options = Options::read(&options, defaults).map_err(refused)?;
         let mut query = *query;
-        let found = window::take(&mut query).map_err(refused)?;
+        let own_window = window::take(&mut query).map_err(refused)?;
         let name = name.to_string();
         check_name(&name).map_err(refused)?;
         let mut reads = BTreeSet::new();
@@ -183,22 +189,43 @@ impl Draft {
             reads.insert(relation.to_string());
             ControlFlow::<()>::Continue(())
         });
-        let own_window = found.as_ref().map(|found| found.window);
-        let definition = Definition {
-            name: name.into(),
+        Ok(Draft {
+            name,
             file: file.to_owned(),
             description: leading_comment(text),
-            window: own_window.unwrap_or(Window::Hop { width: Duration::ZERO, slide: Duration::ZERO }),
-            windowed_on: found.map(|found| found.on),
-            lateness: options.lateness,
-            lookback: Duration::ZERO,
-            topic: options.topic,
-            late_topic: options.late_topic,
-            state_bytes_max: options.state_bytes_max,
+            options,
+            own_window,
             reads: reads.into_iter().collect(),
             query: query.to_string(),
+        })
+    }
+
+    fn reads(&self, other: &Draft) -> bool {
+        self.reads.contains(&other.name)
+    }
+
+    /// Gives a view without a window of its own the window of what it reads; `before` are the views that it may read.
+    fn complete(self, before: &[Definition]) -> Result<Definition, StreamError> {
+        let window = match &self.own_window {
+            Some(own) => own.window,
+            None => window_of_inputs(&self, before)?,
         };
-        Ok(Draft { definition, own_window, lookback: options.lookback })
+        let Options { lateness, lookback, backfill, topic, late_topic, state_bytes_max } = self.options;
+        Ok(Definition {
+            name: self.name.into(),
+            file: self.file,
+            description: self.description,
+            window,
+            windowed_on: self.own_window.map(|own| own.on),
+            lateness,
+            lookback: lookback.unwrap_or_else(|| window.slide().saturating_mul(LOOKBACK_WINDOWS)),
+            backfill,
+            topic,
+            late_topic,
+            state_bytes_max,
+            reads: self.reads,
+            query: self.query,
+        })
     }
 }
 
@@ -206,40 +233,31 @@ impl Draft {
 fn arrange(mut drafts: Vec<Draft>) -> Result<Vec<Definition>, StreamError> {
     let mut views: Vec<Definition> = Vec::with_capacity(drafts.len());
     while !drafts.is_empty() {
-        let waits = |draft: &Draft| {
-            let mut others = drafts.iter().filter(|other| !std::ptr::eq(*other, draft));
-            let reads = |name: &str| draft.definition.reads.iter().any(|read| read == name);
-            reads(&draft.definition.name) || others.any(|other| reads(&other.definition.name))
-        };
+        let waits = |draft: &Draft| drafts.iter().any(|other| draft.reads(other));
         let Some(ready) = drafts.iter().position(|draft| !waits(draft)) else {
-            let names: Vec<&str> = drafts.iter().map(|draft| &*draft.definition.name).collect();
+            let names: Vec<&str> = drafts.iter().map(|draft| draft.name.as_str()).collect();
             let message = format!("views read each other in a circle: {}", names.join(", "));
-            return Err(unsupported(&drafts[0].definition.file, message));
+            return Err(unsupported(&drafts[0].file, message));
         };
-        let Draft { mut definition, own_window, lookback } = drafts.remove(ready);
-        definition.window = match own_window {
-            Some(window) => window,
-            None => window_of_inputs(&definition, &views)?,
-        };
-        definition.lookback = lookback.unwrap_or_else(|| definition.window.slide().saturating_mul(LOOKBACK_WINDOWS));
-        views.push(definition);
+        let view = drafts.remove(ready).complete(&views)?;
+        views.push(view);
     }
     Ok(views)
 }
 
-fn window_of_inputs(definition: &Definition, before: &[Definition]) -> Result<Window, StreamError> {
-    let mut inputs = before.iter().filter(|view| definition.reads.iter().any(|read| **read == *view.name));
-    let source = definition.reads.iter().find(|read| matches!(read.as_str(), "metrics" | "events"));
+fn window_of_inputs(draft: &Draft, before: &[Definition]) -> Result<Window, StreamError> {
+    let mut inputs = before.iter().filter(|view| draft.reads.iter().any(|read| **read == *view.name));
+    let source = draft.reads.iter().find(|read| matches!(read.as_str(), "metrics" | "events"));
     let (Some(first), None) = (inputs.next(), source) else {
         let hint = "hint: add tumble(ts, INTERVAL '1 minute'), hop(ts, slide, width) or session(ts, gap)";
-        return Err(unsupported(&definition.file, format!("GROUP BY has no window ({hint})")));
+        return Err(unsupported(&draft.file, format!("GROUP BY has no window ({hint})")));
     };
     match inputs.find(|other| other.window != first.window) {
         None => Ok(first.window),
         Some(other) => {
             let message =
                 format!("views that are joined need the same window; {} and {} differ", first.name, other.name);
-            Err(unsupported(&definition.file, message))
+            Err(unsupported(&draft.file, message))
         }
     }
 }
@@ -261,6 +279,7 @@ fn check_name(name: &str) -> Result<(), String> {
 struct Options {
     lateness: Duration,
     lookback: Option<Duration>,
+    backfill: Duration,
     topic: Option<String>,
     late_topic: Option<String>,
     state_bytes_max: usize,
@@ -269,7 +288,8 @@ struct Options {
 impl Options {
     fn read(given: &CreateTableOptions, defaults: Defaults) -> Result<Options, String> {
         let Defaults { lateness, state_bytes_max } = defaults;
-        let mut options = Options { lateness, lookback: None, topic: None, late_topic: None, state_bytes_max };
+        let (lookback, backfill, topic, late_topic) = Default::default();
+        let mut options = Options { lateness, lookback, backfill, topic, late_topic, state_bytes_max };
         let CreateTableOptions::With(given) = given else { return Ok(options) };
         for option in given {
             let SqlOption::KeyValue { key, value } = option else {
@@ -281,11 +301,12 @@ impl Options {
             match key.value.as_str() {
                 "lateness" => options.lateness = duration(&value)?,
                 "lookback" => options.lookback = Some(duration(&value)?),
+                "backfill" => options.backfill = duration(&value)?,
                 "topic" => options.topic = Some(value),
                 "late_topic" => options.late_topic = Some(value),
                 "state_max" => options.state_bytes_max = bytes(&value)?,
                 other => {
-                    let known = "lateness, lookback, topic, late_topic, state_max";
+                    let known = "lateness, lookback, backfill, topic, late_topic, state_max";
                     return Err(format!("option {other:?} is not known (hint: {known})"));
                 }
             }

@@ -18,7 +18,7 @@ use super::intake::unnamed;
 use super::operand::evaluate;
 
 /// The rows of a dimension table.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Table {
     pub name: String,
     pub rows: RecordBatch,

@@ -54,7 +54,7 @@ impl Engine {
                 plan = aggregation.describe();
                 shares_with = aggregation.members.iter().filter(|other| **other != number).map(|&v| name(v)).collect();
                 open = aggregation.sizes();
-                bytes += aggregation.bytes(&self.views);
+                bytes += aggregation.bytes();
                 vec![match aggregation.origin {
                     Origin::Source(Source::Metrics) => "metrics".to_owned(),
                     Origin::Source(Source::Events) => "events".to_owned(),

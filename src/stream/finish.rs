@@ -3,10 +3,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
+use arrow::array::{ArrayRef, RecordBatch, Scalar, TimestampMicrosecondArray};
 use arrow::compute::kernels::cmp::eq;
 use arrow::compute::{cast, filter_record_batch};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::error::Result;
 use datafusion::physical_expr::PhysicalExpr;
 
@@ -138,11 +138,8 @@ impl Finish {
 pub(super) fn of_window(rows: RecordBatch, window: Span) -> Result<RecordBatch> {
     let Some(ends) = rows.column_by_name(WINDOW_COLUMNS[1]) else { return Ok(rows) };
     let ends = cast(ends, &timestamp())?;
-    let end = arrow::array::TimestampMicrosecondArray::new_scalar(window.end.as_micros());
-    let end = arrow::array::Scalar::new(end.into_inner().with_timezone("UTC"));
-    debug_assert_eq!(ends.as_primitive::<TimestampMicrosecondType>().len(), rows.num_rows());
-    let same: BooleanArray = eq(&ends, &end)?;
-    Ok(filter_record_batch(&rows, &same)?)
+    let end = Scalar::new(TimestampMicrosecondArray::from(vec![window.end.as_micros()]).with_timezone("UTC"));
+    Ok(filter_record_batch(&rows, &eq(&ends, &end)?)?)
 }
 
 /// Puts rows under the types a view's table keeps.

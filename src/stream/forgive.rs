@@ -1,7 +1,7 @@
 //! Makes an expression give NULL where it would fail: one odd row must not stop a stream.
 
-use datafusion::common::DFSchema;
 use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result;
 use datafusion::functions::core::expr_fn::nullif;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
@@ -26,11 +26,17 @@ fn forgive(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     Ok(match expr {
         Expr::Cast(cast) => Transformed::yes(Expr::TryCast(TryCast { expr: cast.expr, field: cast.field })),
         Expr::BinaryExpr(BinaryExpr { left, op: op @ (Operator::Divide | Operator::Modulo), right })
-            if !matches!(*right, Expr::Literal(..)) && right.get_type(schema)?.is_numeric() =>
+            if !is_other_than_zero(&right) && right.get_type(schema)?.is_numeric() =>
         {
             let right = Box::new(nullif(*right, lit(0i64)));
             Transformed::yes(Expr::BinaryExpr(BinaryExpr { left, op, right }))
         }
         other => Transformed::no(other),
     })
+}
+
+/// Tells whether an expression is a number, and not zero.
+fn is_other_than_zero(expr: &Expr) -> bool {
+    let Expr::Literal(value, _) = expr else { return false };
+    ScalarValue::new_zero(&value.data_type()).is_ok_and(|zero| !value.is_null() && *value != zero)
 }

@@ -3,6 +3,7 @@
 //! Deterministic: what comes out depends on the rows, their order and the watermark alone. Never reads a clock, never
 //! waits for anything outside, never touches Kafka or the store.
 
+pub mod adopt;
 mod aggregation;
 mod cut;
 pub mod definition;
@@ -113,6 +114,7 @@ pub struct Engine {
     /// A view after all that it reads.
     views: Vec<View>,
     aggregations: Vec<Aggregation>,
+    dimensions: Vec<Table>,
     routes: Routes,
     /// Rows dealt to each aggregation, kept for their buffers.
     hands: Vec<Vec<u32>>,
@@ -161,7 +163,7 @@ impl Engine {
         });
         let aggregations = aggregations.collect::<Result<Vec<_>, _>>()?;
         let hands = vec![Vec::new(); aggregations.len()];
-        Ok(Engine { views, aggregations, hands, ..Engine::default() })
+        Ok(Engine { views, aggregations, hands, dimensions: dimensions.to_vec(), ..Engine::default() })
     }
 
     /// Returns name, definition and columns of every view.
@@ -237,9 +239,17 @@ impl Engine {
 
     /// Closes every window that the watermarks have passed, in order of window end, then of view.
     pub async fn advance(&mut self) -> Result<Vec<Emission>, StreamError> {
+        self.close_all(Engine::watermark).await
+    }
+
+    /// Closes the windows whose watermark, by the number of their view, has passed them.
+    async fn close_all(
+        &mut self,
+        watermark: impl Fn(&Engine, usize) -> Option<EventTime>,
+    ) -> Result<Vec<Emission>, StreamError> {
         let mut emitted = Vec::new();
         for number in 0..self.views.len() {
-            let Some(watermark) = self.watermark(number) else { continue };
+            let Some(watermark) = watermark(self, number) else { continue };
             if !self.views[number].reach(watermark.as_micros()) {
                 continue;
             }
@@ -313,6 +323,12 @@ impl Engine {
         Ok(())
     }
 
+    /// Returns the time through which a view has closed its windows; `EventTime::MIN` where it has closed none.
+    pub fn closed_through(&self, view: &str) -> EventTime {
+        let view = self.views.iter().find(|one| &*one.definition.name == view);
+        view.map_or(EventTime::MIN, View::closed_through)
+    }
+
     /// Returns the time through which every view has closed its windows; none where there is no view.
     pub fn complete_through(&self) -> Option<EventTime> {
         self.views.iter().map(View::closed_through).min()
@@ -322,7 +338,7 @@ impl Engine {
     pub fn progress(&self) -> impl Iterator<Item = Progress<'_>> {
         self.views.iter().map(|view| {
             let open = match view.kind {
-                Kind::Windowed { aggregation, .. } => self.aggregations[aggregation].bytes(&self.views),
+                Kind::Windowed { aggregation, .. } => self.aggregations[aggregation].bytes(),
                 Kind::PerWindow { .. } => 0,
             };
             Progress {

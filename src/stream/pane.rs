@@ -220,10 +220,6 @@ impl Pane {
         let live = self.live.iter().flat_map(|groups| groups.keys.iter().copied());
         live.chain(self.frozen.iter().flat_map(|frozen| frozen.keys.iter().copied()))
     }
-
-    fn bytes(&self) -> usize {
-        self.frozen.iter().map(Frozen::bytes).sum::<usize>() + self.live.as_ref().map_or(0, Groups::bytes)
-    }
 }
 
 /// The open panes of an aggregation.
@@ -297,7 +293,12 @@ impl Panes {
         self.by_start.len()
     }
 
-    pub fn bytes(&self) -> usize {
-        self.by_start.values().map(Pane::bytes).sum()
+    /// Returns the bytes of what rows still go into.
+    pub fn live_bytes(&self) -> usize {
+        self.by_start.values().filter_map(|pane| pane.live.as_ref()).map(Groups::bytes).sum()
+    }
+
+    pub fn frozen_bytes(&self) -> usize {
+        self.by_start.values().flat_map(|pane| &pane.frozen).map(Frozen::bytes).sum()
     }
 }

@@ -90,11 +90,15 @@ fn state() -> SessionState {
 }
 
 fn metrics_schema() -> SchemaRef {
-    let mut fields = vec![Field::new("ts", timestamp(), false)];
-    let of = |name: &str| if name == "labels" { text_map() } else { DataType::Utf8 };
-    fields.extend(STATIC_COLUMNS.map(|name| Field::new(name, of(name), false)));
-    fields.insert(3, Field::new("value", DataType::Float64, false));
-    with_window(&Schema::new(fields))
+    let columns = [
+        ("ts", timestamp()),
+        ("name", DataType::Utf8),
+        ("labels", text_map()),
+        ("value", DataType::Float64),
+        ("kind", DataType::Utf8),
+        ("unit", DataType::Utf8),
+    ];
+    with_window(&Schema::new(columns.map(|(name, of)| Field::new(name, of, false)).to_vec()))
 }
 
 /// Stands the window's bounds before the columns of a source: grouping by them is grouping by the window.
@@ -247,7 +251,6 @@ impl Planner<'_> {
     /// Adds an aggregate to the shape. Quantiles of one column become one sketch that all of them read.
     fn output(&self, shape: &mut Shape, expr: &Expr, input: &DFSchema) -> Result<Output, StreamError> {
         if let Some((sketch, q)) = as_sketch(expr) {
-            let sketch = sketch.map_err(self.failed())?;
             return Ok(Output::Quantile(self.call(shape, &sketch, input)?, q));
         }
         Ok(Output::Plain(self.call(shape, expr, input)?))
@@ -381,7 +384,7 @@ fn split_groups(exprs: &[Expr]) -> (Vec<GroupColumn>, Vec<&Expr>) {
 }
 
 /// Returns the sketch that a quantile can be read from, and which quantile.
-fn as_sketch(expr: &Expr) -> Option<(Result<Expr>, f64)> {
+fn as_sketch(expr: &Expr) -> Option<(Expr, f64)> {
     let Expr::AggregateFunction(AggregateFunction { func, params }) = expr.clone().unalias() else { return None };
     let ("hdr_quantile", [value, Expr::Literal(ScalarValue::Float64(Some(q)), _)]) = (func.name(), &params.args[..])
     else {
@@ -393,5 +396,5 @@ fn as_sketch(expr: &Expr) -> Option<(Result<Expr>, f64)> {
     let sketch = crate::query::functions::udafs().into_iter().find(|function| function.name() == "hdr_sketch")?;
     let mut params = params.clone();
     params.args = vec![value.clone()];
-    Some((Ok(Expr::AggregateFunction(AggregateFunction { func: sketch, params })), *q))
+    Some((Expr::AggregateFunction(AggregateFunction { func: sketch, params }), *q))
 }

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{AsArray, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
@@ -82,17 +83,17 @@ impl Engine {
         }
     }
 
-    /// Returns from which time on rows of a source are needed to rebuild the open windows; none where nothing was ever
-    /// closed, and so everything is needed.
+    /// Returns from which time on rows of a source are needed to rebuild open windows, [`EventTime::MIN`] where everything
+    /// is; none where nothing is to be rebuilt from it.
     pub fn needs_from(&self, source: Source) -> Option<EventTime> {
-        let readers = self.aggregations.iter().filter(|aggregation| aggregation.origin == Origin::Source(source));
+        let readers = self.aggregations.iter().filter(|aggregation| aggregation.is_rebuilding_from(source));
         let views = readers.flat_map(|aggregation| aggregation.members.iter().map(|&view| &self.views[view]));
-        views.map(View::needs_from).min().filter(|&from| from > EventTime::MIN)
+        views.map(View::needs_from).min()
     }
 
     /// Returns the views, by name and number, for which [`LateBefore`] must be known from a time on.
     pub fn needs_late(&self) -> Vec<(Arc<str>, usize, EventTime)> {
-        let again = self.views.iter().enumerate().filter(|(_, view)| view.needs_closed_windows());
+        let again = self.views.iter().enumerate().filter(|(_, view)| view.rebuilding && view.needs_closed_windows());
         again.map(|(number, view)| (view.definition.name.clone(), number, view.needs_from())).collect()
     }
 
@@ -107,7 +108,7 @@ impl Engine {
         self.routes.deal(&samples.series, &mut self.hands);
         for (aggregation, hand) in self.aggregations.iter_mut().zip(&mut self.hands) {
             let mut rows = std::mem::take(hand);
-            if rows.is_empty() {
+            if rows.is_empty() || !aggregation.rebuilding {
                 continue;
             }
             if let Some(late) = late.samples.get_mut(&aggregation.members[0]) {
@@ -128,7 +129,7 @@ impl Engine {
         let column = |name: &str| events.column_by_name(name).expect("events have a time and an id");
         let times = as_timestamp_microsecond_array(column("ts")).map_err(failed)?.values();
         let ids = column("id").as_string::<i32>();
-        let readers = self.aggregations.iter_mut().filter(|one| one.origin == Origin::Source(Source::Events));
+        let readers = self.aggregations.iter_mut().filter(|one| one.is_rebuilding_from(Source::Events));
         for aggregation in readers {
             let (mut rows, mut ts) = (events.clone(), times.to_vec());
             if let Some(late) = late.events.get_mut(&aggregation.members[0]) {
@@ -146,12 +147,62 @@ impl Engine {
     /// Ends the rebuilding: what was emitted is over from now on, whatever the clocks say.
     pub fn rebuilt(&mut self) {
         self.views.iter_mut().for_each(View::rebuilt);
+        self.aggregations.iter_mut().for_each(|aggregation| aggregation.rebuilding = false);
+    }
+
+    /// Returns the views that are still to take up what is stored, and how far they are to be filled back where they have
+    /// never emitted.
+    pub fn rebuilding(&self) -> Vec<(Arc<str>, Duration)> {
+        let rebuilding = self.views.iter().filter(|view| view.rebuilding);
+        rebuilding.map(|view| (view.definition.name.clone(), view.definition.backfill)).collect()
+    }
+
+    /// Returns how far event time has come for a view that has seen nothing itself: by the clock of its source, or else by
+    /// what the other views of its source have closed; none where nothing tells.
+    pub fn frontier(&self, view: &str) -> Option<EventTime> {
+        let number = self.views.iter().position(|one| &*one.definition.name == view)?;
+        let of_others = || {
+            let Kind::Windowed { aggregation, .. } = self.views[number].kind else { return None };
+            let origin = self.aggregations[aggregation].origin;
+            let others = self.aggregations.iter().filter(|other| other.origin == origin);
+            let others = others.flat_map(|other| &other.members).map(|&member| &self.views[member]);
+            let newest = |view: &View| view.closed_through() + view.definition.lateness;
+            let begun = others.filter(|view| view.closed_through() > EventTime::MIN).map(newest);
+            begun.max().map(|newest| newest - self.views[number].definition.lateness)
+        };
+        self.watermark(number).or_else(of_others)
+    }
+
+    /// Returns the time before which no row of a source is to come that a view which is being rebuilt could take in.
+    pub fn settled_before(&self, source: Source) -> Option<EventTime> {
+        let readers = self.aggregations.iter().filter(|aggregation| aggregation.is_rebuilding_from(source));
+        readers.flat_map(|one| &one.members).map(|&view| self.frontier(&self.views[view].definition.name)).min()?
+    }
+
+    /// Closes, of the views that are being rebuilt from a source, the windows that end at or before a time: all stored
+    /// rows before it were given.
+    pub async fn settle(&mut self, source: Source, through: EventTime) -> Result<Vec<Emission>, StreamError> {
+        self.close_all(|engine, number| {
+            let view = &engine.views[number];
+            match &view.kind {
+                _ if !view.rebuilding => None,
+                Kind::Windowed { aggregation, .. } if engine.aggregations[*aggregation].is_rebuilding_from(source) => {
+                    Some(through)
+                }
+                Kind::Windowed { aggregation, .. } => match engine.aggregations[*aggregation].origin {
+                    Origin::Source(_) => None,
+                    Origin::View(_) => engine.watermark(number),
+                },
+                Kind::PerWindow { .. } => engine.watermark(number),
+            }
+        })
+        .await
     }
 
     /// Returns which stored rows of views are needed, by which views, to rebuild their open windows.
     pub fn refills(&self) -> Vec<Refill> {
         let mut refills = Vec::new();
-        for (reader, view) in self.views.iter().enumerate() {
+        for (reader, view) in self.views.iter().enumerate().filter(|(_, view)| view.rebuilding) {
             let inputs: Vec<usize> = match &view.kind {
                 Kind::PerWindow { inputs, .. } => inputs.iter().map(|input| input.view).collect(),
                 Kind::Windowed { aggregation, .. } => match self.aggregations[*aggregation].origin {

@@ -1,5 +1,6 @@
 //! The side of a row that never changes: the columns of series, values computed once for each, and who wants its rows.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, MapBuilder, MapFieldNames, RecordBatch, StringBuilder, UInt32Array};
@@ -121,6 +122,11 @@ impl Routes {
             });
             self.of.push(number);
         }
+    }
+
+    /// Tells of each of some series whether one wants its rows.
+    pub fn wants(&self, who: u16, series: Range<usize>) -> Vec<bool> {
+        self.of[series].iter().map(|&list| self.lists[list as usize].contains(&who)).collect()
     }
 
     /// Deals rows out: the number of each row goes into the list of everyone who wants its series.

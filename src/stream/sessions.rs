@@ -121,15 +121,21 @@ impl Sessions {
     /// Finds or makes the part that a row belongs to.
     fn place(&mut self, key: u32, ts: i64, watermark: i64, most: usize) -> Place {
         let (gap, cell) = (self.gap, self.cell);
-        let runs = self.runs.entry(key).or_default();
+        let known = self.runs.get(&key).map_or(&[][..], Vec::as_slice);
         let near = |run: &Run| run.began - gap <= ts && ts <= run.last + gap;
-        if ts < watermark && runs.iter().any(|run| near(run) && run.is_over(ts, watermark, gap, cell)) {
+        if ts < watermark && known.iter().any(|run| near(run) && run.is_over(ts, watermark, gap, cell)) {
             return Place::Late;
         }
-        let at = match runs.iter().position(near) {
+        let joined = known.iter().position(near);
+        if joined.is_none() && ts + gap < watermark {
+            return Place::Late;
+        }
+        if joined.is_none() && self.slots >= most {
+            return Place::Full;
+        }
+        let runs = self.runs.entry(key).or_default();
+        let at = match joined {
             Some(at) => at,
-            None if ts + gap < watermark => return Place::Late,
-            None if self.slots >= most => return Place::Full,
             None => {
                 let at = runs.partition_point(|run| run.last < ts);
                 runs.insert(at, Run { began: ts, last: ts, parts: Vec::new() });
@@ -232,8 +238,8 @@ impl Sessions {
     }
 
     pub fn bytes(&self) -> usize {
-        let run = size_of::<Run>() + size_of::<Part>() + size_of::<u32>();
-        self.accumulators.bytes() + self.len() * run + self.slots * size_of::<Part>()
+        let keys = self.runs.len() * size_of::<(u32, Vec<Run>)>();
+        self.accumulators.bytes() + keys + self.slots * (size_of::<Run>() + size_of::<Part>())
     }
 }
 

@@ -60,6 +60,8 @@ pub(super) struct View {
     pub picks: Vec<usize>,
     pub sliding: Sliding,
     pub counts: Counts,
+    /// Whether it is still to take up what is stored.
+    pub rebuilding: bool,
 }
 
 impl View {
@@ -73,7 +75,15 @@ impl View {
             picks,
             sliding: Sliding::default(),
             counts: Counts::default(),
+            rebuilding: true,
         }
+    }
+
+    /// Takes over how far another has come.
+    pub fn stand_where(&mut self, other: &mut View) {
+        (self.closed, self.emitted, self.watermark) = (other.closed, other.emitted, other.watermark);
+        (self.sliding, self.counts, self.rebuilding) =
+            (std::mem::take(&mut other.sliding), other.counts, other.rebuilding);
     }
 
     pub fn schema(&self) -> &SchemaRef {
@@ -143,6 +153,7 @@ impl View {
     /// Ends the rebuilding of its open windows.
     pub fn rebuilt(&mut self) {
         self.watermark = self.watermark.max(self.emitted);
+        self.rebuilding = false;
     }
 
     /// Tells whether it goes on from windows that were emitted before.
@@ -200,17 +211,17 @@ impl View {
         let Kind::Windowed { finish, history, .. } = &mut self.kind else {
             unreachable!("only windowed views have groups")
         };
-        let rows = if finish.looks_back() {
+        let mut before = Vec::new();
+        if finish.looks_back() {
             history.forget_through(horizon);
-            let before = history.rows();
+            before = history.rows();
             history.push(window.end, groups.clone());
-            if emitted { None } else { Some(finish.rows(window, groups, before).await?) }
-        } else if emitted {
-            None
-        } else {
-            Some(finish.rows(window, groups, Vec::new()).await?)
-        };
-        Ok(rows.and_then(|rows| self.emission(window, rows)))
+        }
+        if emitted {
+            return Ok(None);
+        }
+        let rows = finish.rows(window, groups, before).await?;
+        Ok(self.emission(window, rows))
     }
 
     /// Takes in a window of a view it reads.

@@ -5,12 +5,17 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+
+use super::labels::{
+    DecisionLabel, InputLabel, OutcomeLabel, PartitionLabel, QueueLabel, RejectedLabel, RequestLabel, StageLabel,
+    ViewLabel,
+};
+use crate::model::time::EventTime;
 
 /// Upper bounds of the latency buckets, seconds: from a decode of one batch to a query at its time limit.
 const LATENCY_BUCKETS_SECS: [f64; 15] =
@@ -153,6 +158,16 @@ impl Views {
     pub fn set_state(&self, view: &str, bytes: u64, refused: u64) {
         self.state_bytes.get_or_create(&ViewLabel::new(view)).set(bytes);
         self.refused.get_or_create(&ViewLabel::new(view)).inner().fetch_max(refused, Ordering::Relaxed);
+    }
+
+    /// Drops what is said of a view that is no more.
+    pub fn forget(&self, view: &str) {
+        let label = ViewLabel::new(view);
+        self.late.remove(&label);
+        self.emitted.remove(&label);
+        self.watermark_delay.remove(&label);
+        self.state_bytes.remove(&label);
+        self.refused.remove(&label);
     }
 
     pub fn set_watermark_delay(&self, view: &str, delay: Duration) {
@@ -382,6 +397,35 @@ impl Http {
     }
 }
 
+/// Reloads: `config_last_reload_successful`, `config_last_reload_success_timestamp_seconds`, as Prometheus names its own.
+#[derive(Clone, Debug, Default)]
+pub struct Reloads {
+    successful: Gauge,
+    at: Gauge<f64, AtomicU64>,
+}
+
+impl Reloads {
+    pub(super) fn register(registry: &mut Registry) -> Self {
+        let reloads = Reloads::default();
+        let help = "Whether the last reload of the configuration was taken up";
+        registry.register("config_last_reload_successful", help, reloads.successful.clone());
+        let help = "When the configuration was last taken up, seconds since the epoch";
+        let name = "config_last_reload_success_timestamp";
+        registry.register_with_unit(name, help, Unit::Seconds, reloads.at.clone());
+        reloads
+    }
+
+    /// Notes that a configuration was taken up, at a start or by a reload.
+    pub fn taken_up(&self, now: EventTime) {
+        self.successful.set(1);
+        self.at.set(now.as_micros() as f64 / 1e6);
+    }
+
+    pub fn refused(&self) {
+        self.successful.set(0);
+    }
+}
+
 /// The planner: `decisions{target,outcome}`.
 #[derive(Clone, Debug, Default)]
 pub struct Decisions {
@@ -400,67 +444,6 @@ impl Decisions {
     pub fn made(&self, target: &str, outcome: &'static str) {
         self.made.get_or_create(&DecisionLabel { target: target.to_owned(), outcome }).inc();
     }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct InputLabel {
-    input: String,
-}
-
-impl InputLabel {
-    fn new(input: &str) -> Self {
-        InputLabel { input: input.to_owned() }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RejectedLabel {
-    input: String,
-    reason: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct PartitionLabel {
-    topic: String,
-    partition: i32,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ViewLabel {
-    view: String,
-}
-
-impl ViewLabel {
-    fn new(view: &str) -> Self {
-        ViewLabel { view: view.to_owned() }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct StageLabel {
-    stage: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct QueueLabel {
-    queue: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OutcomeLabel {
-    outcome: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RequestLabel {
-    path: &'static str,
-    code: u16,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct DecisionLabel {
-    target: String,
-    outcome: &'static str,
 }
 
 fn gauge_value(n: usize) -> i64 {

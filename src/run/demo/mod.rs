@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use tokio::sync::oneshot;
 
-use super::service;
+use super::service::{self, Hooks};
 use super::settings::Settings;
 use crate::config;
 use crate::kafka::broker::EmbeddedBroker;
@@ -100,7 +100,8 @@ pub async fn run(options: Options) -> Result<()> {
     };
     let served = {
         let screen = screen.clone();
-        service::run(settings, Telemetry::default(), on_tick, move |address| screen.serving(address), shutdown).await
+        let bound = Box::new(move |address| screen.serving(address));
+        service::run(settings, Telemetry::default(), Hooks { on_tick, bound, reread: None }, shutdown).await
     };
     ended.store(true, Ordering::SeqCst);
     let sent = sender.join().map_err(|_| anyhow::anyhow!("the fleet's thread panicked"))?;
