@@ -12,8 +12,11 @@ use anyhow::{Context, Result};
 use tokio::sync::{oneshot, watch};
 use tracing::{error, info, warn};
 
+use super::clock::WallClock;
 use super::closed_loop::{self, ClosedLoop, Tick};
 use super::core::{self, Core};
+use super::feed::KafkaFeed;
+use super::outlet::Outlet;
 use super::rules::Rules;
 use super::settings::Settings;
 use super::{conductor, dimensions, resume};
@@ -90,6 +93,9 @@ pub async fn run(
     let core = build_core(&settings, engine, &store, &telemetry).await?;
 
     let (source, events) = Source::start(&settings.kafka, QUEUE_BATCHES_MAX)?;
+    let outlet =
+        Outlet::start(settings.kafka.clone(), settings.topics_wanted.clone(), source.group(), telemetry.clone())?;
+    let source = KafkaFeed { source, events };
     let stop = Arc::new(AtomicBool::new(false));
     let (committer_stop, committer) = spawn_committer(&settings, &store, &telemetry, &obstacles);
     let (ended, mut core_ended) = oneshot::channel();
@@ -98,9 +104,21 @@ pub async fn run(
             (settings.clone(), store.clone(), telemetry.clone(), obstacles.clone());
         let (stop, runtime) = (stop.clone(), tokio::runtime::Handle::current());
         thread::Builder::new().name("core".to_owned()).spawn(move || {
-            let parts =
-                conductor::Parts { core, settings, store, telemetry, obstacles, board, source, runtime, on_tick };
-            let _ = ended.send(conductor::conduct(parts, events, stop));
+            let clock = WallClock;
+            let parts = conductor::Parts {
+                core,
+                settings,
+                store,
+                telemetry,
+                obstacles,
+                board,
+                source,
+                outlet,
+                clock,
+                runtime,
+                on_tick,
+            };
+            let _ = ended.send(conductor::conduct(parts, stop));
         })
     }
     .context("failed to start the core's thread")?;
