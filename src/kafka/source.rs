@@ -63,7 +63,7 @@ pub struct Assigned {
 }
 
 /// What the source has to say, in order. What follows a question waits for its answer.
-pub enum SourceEvent {
+pub enum SourceEvent<B = Batch> {
     /// Partitions to begin with. The answer holds the first offset to hand over of each, in the same order, or
     /// [`BEGINNING`].
     Assigned { partitions: Vec<Assigned>, start: Reply<Vec<i64>> },
@@ -72,7 +72,7 @@ pub enum SourceEvent {
     /// `lost` says that the group went on without us: what was in hand cannot be committed under its name any more.
     Revoked { partitions: Vec<Partition>, lost: bool, done: Reply<()> },
     /// At least one message.
-    Batch(Batch),
+    Batch(B),
     /// Everything that was in the partition has been handed over. Comes again each time the end is caught up with;
     /// an open transaction in the log puts it off.
     /// The position is the end of the log, past markers of transactions, which are no records.

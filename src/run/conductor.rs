@@ -5,23 +5,24 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use tokio::runtime::Handle;
 use tracing::{info, warn};
 
-use super::clock;
+use super::clock::Clock;
 use super::core::{Core, LOOP_APP, VIEW_APP};
+use super::feed::Feed;
+use super::incoming::{Incoming, Records};
 use super::latest;
-use super::outlet::{Flush, Landed, Outlet};
+use super::outlet::{Exit, Flush, Landed};
 use super::partition::{DoneBefore, Emitted, StoredAs};
 use super::reload::Request;
 use super::service::{self, Board, Obstacles, OnTick};
 use super::settings::Settings;
 use crate::kafka::sink::Offset;
-use crate::kafka::source::{Assigned, BEGINNING, Partition, Source, SourceEvent};
+use crate::kafka::source::{Assigned, BEGINNING, Partition, SourceEvent};
 use crate::model::time::EventTime;
 use crate::store::{Store, columns};
 use crate::stream::watermark::PartitionKey;
@@ -43,23 +44,25 @@ const OUTBOX_MAX: usize = 200_000;
 /// How long a shutdown or a rebalance waits for the last flush.
 const LAST_FLUSH: Duration = Duration::from_secs(30);
 
-pub struct Parts {
+/// What a conductor is made of, and the world outside as it sees it.
+pub struct Parts<F, E, C> {
     pub core: Core,
     pub settings: Arc<Settings>,
     pub store: Arc<Store>,
     pub telemetry: Telemetry,
     pub obstacles: Obstacles,
     pub board: Board,
-    pub source: Source,
+    pub source: F,
+    pub outlet: E,
+    pub clock: C,
     pub reloads: Receiver<Request>,
     pub runtime: Handle,
     pub on_tick: OnTick,
 }
 
-struct Conductor {
-    parts: Parts,
+struct Conductor<F, E, C> {
+    parts: Parts<F, E, C>,
     stop: Arc<AtomicBool>,
-    outlet: Outlet,
     cluster: Option<String>,
     begun: bool,
     /// How many partitions the inputs have; none until the broker told.
@@ -82,19 +85,11 @@ struct Conductor {
 }
 
 /// Runs the core until told to stop, then commits what is in hand.
-pub fn conduct(parts: Parts, events: Receiver<SourceEvent>, stop: Arc<AtomicBool>) -> Result<()> {
-    let settings = &parts.settings;
-    let outlet = Outlet::start(
-        settings.kafka.clone(),
-        settings.topics_wanted.clone(),
-        parts.source.group(),
-        parts.telemetry.clone(),
-    )?;
-    let now = Instant::now();
+pub fn conduct<F: Feed, E: Exit, C: Clock>(parts: Parts<F, E, C>, stop: Arc<AtomicBool>) -> Result<()> {
+    let now = parts.clock.now();
     let mut conductor = Conductor {
         parts,
         stop: stop.clone(),
-        outlet,
         cluster: None,
         begun: false,
         partitions_total: None,
@@ -109,23 +104,19 @@ pub fn conduct(parts: Parts, events: Receiver<SourceEvent>, stop: Arc<AtomicBool
         broker_answers: true,
     };
     while !stop.load(Ordering::SeqCst) {
-        conductor.turn(&events)?;
+        conductor.turn()?;
     }
     conductor.finish()
 }
 
-impl Conductor {
+impl<F: Feed, E: Exit, C: Clock> Conductor<F, E, C> {
     /// One turn: at most one event of the source, then whatever is due.
-    fn turn(&mut self, events: &Receiver<SourceEvent>) -> Result<()> {
+    fn turn(&mut self) -> Result<()> {
         if self.overfull() {
             // The source keeps its place in the group meanwhile and stops fetching when its queue is full.
-            std::thread::park_timeout(PATIENCE);
-        } else {
-            match events.recv_timeout(PATIENCE) {
-                Ok(event) => self.take(event)?,
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => anyhow::bail!("the source has stopped"),
-            }
+            self.parts.clock.wait(PATIENCE);
+        } else if let Some(event) = self.parts.source.next(PATIENCE)? {
+            self.take(event)?;
         }
         if let Ok(request) = self.parts.reloads.try_recv() {
             self.reload(request)?;
@@ -191,7 +182,7 @@ impl Conductor {
         full
     }
 
-    fn take(&mut self, event: SourceEvent) -> Result<()> {
+    fn take(&mut self, event: SourceEvent<F::Batch>) -> Result<()> {
         match event {
             SourceEvent::Batch(batch) => {
                 for message in batch.iter() {
@@ -201,7 +192,7 @@ impl Conductor {
                     }
                     self.caught_up.remove(&(message.topic().clone(), message.partition()));
                 }
-                let bounds = self.parts.settings.bounds(clock::now());
+                let bounds = self.parts.settings.bounds(self.parts.clock.time_of_day());
                 self.parts.core.ingest(batch.iter(), bounds)?;
                 self.moved = true;
             }
@@ -228,13 +219,12 @@ impl Conductor {
             }
             SourceEvent::Eof { partition, position } => {
                 let key = (partition.topic, partition.partition);
-                self.parts.core.skip_to(&key, position)?;
-                self.moved = true;
-                self.caught_up.entry(key).or_insert_with(Instant::now);
+                self.moved |= self.parts.core.skip_to(&key, position)?;
+                self.caught_up.entry(key).or_insert_with(|| self.parts.clock.now());
             }
             SourceEvent::Unreadable { partition, offset, reason } => {
                 let key = (partition.topic, partition.partition);
-                self.parts.core.pass_over(&key, offset, reason, clock::now())?;
+                self.parts.core.pass_over(&key, offset, reason, self.parts.clock.time_of_day())?;
                 self.moved = true;
             }
             SourceEvent::Missing { message } => {
@@ -321,11 +311,11 @@ impl Conductor {
     }
 
     fn set_idle(&mut self) {
-        let timeout = self.parts.settings.idle_timeout;
+        let (now, timeout) = (self.parts.clock.now(), self.parts.settings.idle_timeout);
         let ripe: Vec<PartitionKey> = self
             .caught_up
             .iter()
-            .filter(|(_, since)| since.elapsed() >= timeout)
+            .filter(|(_, since)| now.duration_since(**since) >= timeout)
             .map(|(partition, _)| partition.clone())
             .collect();
         for key in ripe {
@@ -339,14 +329,15 @@ impl Conductor {
             if self.parts.source.ends_at(&partition, next, PROBE_TIMEOUT) {
                 self.parts.core.set_idle(&key);
             } else {
-                self.caught_up.insert(key, Instant::now());
+                self.caught_up.insert(key, self.parts.clock.now());
             }
         }
     }
 
     /// Takes every partition for awake: what waits behind a broker that was away is not known.
     fn wake(&mut self) {
-        self.caught_up.values_mut().for_each(|since| *since = Instant::now());
+        let now = self.parts.clock.now();
+        self.caught_up.values_mut().for_each(|since| *since = now);
         self.parts.core.wake();
     }
 
@@ -376,10 +367,10 @@ impl Conductor {
     }
 
     fn flush_if_due(&mut self) -> Result<()> {
-        if self.outlet.in_flight || !self.begun {
+        if self.parts.outlet.in_flight() || !self.begun {
             return Ok(());
         }
-        let waited = self.flushed_at.elapsed();
+        let waited = self.since(self.flushed_at);
         let effects = self.parts.core.outbox_len() > 0 && waited >= self.parts.settings.flush_interval;
         let offsets = self.moved && waited >= OFFSETS_INTERVAL;
         if effects || offsets { self.flush() } else { Ok(()) }
@@ -387,6 +378,7 @@ impl Conductor {
 
     /// Sends all effects on their way, with the offsets and the tick they cover.
     fn flush(&mut self) -> Result<()> {
+        let now = self.parts.clock.now();
         let core = &mut self.parts.core;
         let through = core.closed_loop.tick();
         let through_micros = through.unwrap_or(EventTime::MIN).max(core.emitted_before).as_micros();
@@ -403,24 +395,24 @@ impl Conductor {
             })
             .filter(|offset| offset.next >= 0)
             .collect();
-        if self.saved_at.elapsed() >= SAVE_INTERVAL
+        if now.duration_since(self.saved_at) >= SAVE_INTERVAL
             && let Some(tick) = through.filter(|tick| self.saved.is_none_or(|saved| *tick > saved))
         {
             self.memory = core.closed_loop.save()?.map(|text| (tick, text));
-            (self.saved_at, self.saved) = (Instant::now(), Some(tick));
+            (self.saved_at, self.saved) = (now, Some(tick));
             // Views that had nothing to emit move on too: a restart need not look for their windows in old rows.
             for at in core.engine.progress().filter(|at| at.closed_through > EventTime::MIN) {
                 self.parts.store.append(at.view, None, &[(VIEW_APP, at.closed_through.as_micros())])?;
             }
         }
-        self.outlet.send(Flush { records: core.take_outbox(), offsets, through })?;
-        (self.flushed_at, self.moved) = (Instant::now(), false);
+        self.parts.outlet.send(Flush { records: core.take_outbox(), offsets, through })?;
+        (self.flushed_at, self.moved) = (self.parts.clock.now(), false);
         Ok(())
     }
 
     /// Sees whether the flush on its way has landed, waiting up to `wait` for it.
     fn settle(&mut self, wait: Duration) -> Result<()> {
-        match self.outlet.landed(wait)? {
+        match self.parts.outlet.landed(wait)? {
             None => Ok(()),
             Some(Landed::Failed(error)) => Err(error).context("effects can no longer be emitted"),
             Some(Landed::Done { through }) => {
@@ -439,11 +431,11 @@ impl Conductor {
     /// Waits up to `patience` for Kafka.
     fn commit_all(&mut self, patience: Duration) -> Result<()> {
         self.settle(patience)?;
-        if self.begun && !self.outlet.in_flight && !patience.is_zero() {
+        if self.begun && !self.parts.outlet.in_flight() && !patience.is_zero() {
             self.flush()?;
             self.settle(patience)?;
         }
-        if self.outlet.in_flight {
+        if self.parts.outlet.in_flight() {
             warn!("the last effects have not landed; they will be emitted after the next start");
         }
         // What passes must be waited for: to go on with rows uncommitted would have them read, and stored, again.
@@ -451,7 +443,7 @@ impl Conductor {
         loop {
             match self.parts.runtime.block_on(service::commit(&self.parts.store, &self.parts.telemetry)) {
                 Err(error) if error.retriable() && !self.stop.load(Ordering::SeqCst) => {
-                    std::thread::park_timeout(wait);
+                    self.parts.clock.wait(wait);
                     wait = (wait * 2).min(Duration::from_secs(10));
                 }
                 done => return Ok(done?),
@@ -462,16 +454,20 @@ impl Conductor {
     fn finish(mut self) -> Result<()> {
         self.saved_at = self.saved_at.checked_sub(SAVE_INTERVAL).unwrap_or(self.saved_at);
         let done = self.commit_all(LAST_FLUSH);
-        drop(self.outlet);
+        drop(self.parts.outlet);
         self.parts.source.stop();
         done
     }
 
+    fn since(&self, moment: Instant) -> Duration {
+        self.parts.clock.now().duration_since(moment)
+    }
+
     fn show_gauges(&mut self) {
-        if self.gauges_at.elapsed() < GAUGES_INTERVAL {
+        if self.since(self.gauges_at) < GAUGES_INTERVAL {
             return;
         }
-        self.gauges_at = Instant::now();
+        self.gauges_at = self.parts.clock.now();
         self.probe();
         if self.begun && self.partitions_total.is_none() {
             self.count_partitions();
@@ -480,7 +476,7 @@ impl Conductor {
         for (partition, lag) in self.parts.source.lag() {
             telemetry.broker.set_lag(&partition.topic, partition.partition, lag.max(0) as u64);
         }
-        let now = clock::now();
+        let now = self.parts.clock.time_of_day();
         for at in self.parts.core.engine.progress() {
             if at.closed_through > EventTime::MIN {
                 telemetry.views.set_watermark_delay(at.view, now.since(at.closed_through));

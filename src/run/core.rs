@@ -149,17 +149,16 @@ impl Core {
     }
 
     /// Moves a partition's position past what is no record: markers of transactions. The store too must know, else they
-    /// would look like records that were deleted unread.
-    pub fn skip_to(&mut self, key: &PartitionKey, position: i64) -> Result<()> {
+    /// would look like records that were deleted unread. Tells whether it moved.
+    pub fn skip_to(&mut self, key: &PartitionKey, position: i64) -> Result<bool> {
         let table = self.table_of(&key.0)?;
         let partition = self.partitions.find(&key.0, key.1).and_then(|at| self.partitions.get_mut(at));
-        if let Some(partition) = partition.filter(|partition| partition.next < position) {
-            partition.next = position;
-            if position > partition.done_before.stored {
-                self.store.append(table, None, &[(&partition.app, position)])?;
-            }
+        let Some(partition) = partition.filter(|partition| partition.next < position) else { return Ok(false) };
+        partition.next = position;
+        if position > partition.done_before.stored {
+            self.store.append(table, None, &[(&partition.app, position)])?;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Takes note of a record that cannot be had: a dead letter without its bytes.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::kafka::batch::Message;
+use crate::kafka::batch::{Batch, Message};
 use crate::stream::watermark::PartitionKey;
 
 /// A record as it arrives: from Kafka, or from memory where the path is measured or simulated without it.
@@ -16,6 +16,17 @@ pub trait Incoming {
     /// None is a tombstone.
     fn value(&self) -> Option<&[u8]>;
     fn headers(&self) -> Vec<(&str, Option<&[u8]>)>;
+}
+
+/// Records that arrive together.
+pub trait Records {
+    fn iter(&self) -> impl Iterator<Item = impl Incoming>;
+}
+
+impl Records for Batch {
+    fn iter(&self) -> impl Iterator<Item = impl Incoming> {
+        Batch::iter(self)
+    }
 }
 
 impl Incoming for Message<'_> {

@@ -9,6 +9,7 @@ pub mod core;
 pub mod demo;
 pub mod dimensions;
 pub mod effects;
+mod feed;
 pub mod incoming;
 mod latest;
 mod outlet;

@@ -45,14 +45,59 @@ pub enum Landed {
     Failed(KafkaError),
 }
 
-/// The running outlet. Takes one flush at a time.
+/// The way out for flushes, seen from the core's thread: one at a time.
+pub trait Exit {
+    /// Sends a flush on its way. Only while none is.
+    fn send(&mut self, flush: Flush) -> Result<()>;
+
+    /// Returns what became of the flush on its way, where that is known within `wait`.
+    fn landed(&mut self, wait: Duration) -> Result<Option<Landed>>;
+
+    /// Tells whether a flush is on its way.
+    fn in_flight(&self) -> bool;
+}
+
+/// What a flush asks of Kafka on its way; as at [`Sink`] and [`GroupHandle`].
+pub trait Transactions {
+    fn reconnect(&mut self) -> Result<(), KafkaError>;
+    fn commit(&mut self, records: &[Outgoing], offsets: &[Offset]) -> Result<(), KafkaError>;
+    fn holds(&self, offsets: &[Offset]) -> Result<bool, KafkaError>;
+    fn gone(&self, offsets: &[Offset]) -> Result<Vec<String>, KafkaError>;
+}
+
+impl Flush {
+    /// Tries to make it land, for the first time or again.
+    pub fn carry(&mut self, again: bool, kafka: &mut impl Transactions) -> Result<(), KafkaError> {
+        // A commit that came back as failed may have landed: once the broker has ended what was open, the group's
+        // offsets tell.
+        if again {
+            kafka.reconnect()?;
+            if kafka.holds(&self.offsets)? {
+                return Ok(());
+            }
+            // A topic that was deleted takes no offset any more; the effects must not wait for one.
+            let gone = kafka.gone(&self.offsets)?;
+            if !gone.is_empty() {
+                warn!(topics = gone.join(", "), "offsets of topics that are gone are not committed");
+                self.offsets.retain(|offset| !gone.contains(&offset.topic));
+            }
+        }
+        kafka.commit(&self.records, &self.offsets)
+    }
+}
+
+/// Tells whether trying again may help. A member whom the group went on without joins it again by itself.
+pub fn may_pass(error: &KafkaError) -> bool {
+    !error.is_fenced() && (error.is_retriable() || error.is_lost_group())
+}
+
+/// The running outlet to Kafka.
 pub struct Outlet {
     flushes: Option<SyncSender<Flush>>,
     landed: Receiver<Landed>,
     thread: Option<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
-    /// Whether a flush is on its way.
-    pub in_flight: bool,
+    in_flight: bool,
 }
 
 impl Outlet {
@@ -67,9 +112,10 @@ impl Outlet {
             .context("failed to start the thread of the sink")?;
         Ok(Outlet { flushes: Some(flushes), landed, thread: Some(thread), stop, in_flight: false })
     }
+}
 
-    /// Sends a flush on its way. Only while none is.
-    pub fn send(&mut self, flush: Flush) -> Result<()> {
+impl Exit for Outlet {
+    fn send(&mut self, flush: Flush) -> Result<()> {
         debug_assert!(!self.in_flight, "one flush at a time");
         let flushes = self.flushes.as_ref().context("the sink is stopped")?;
         if flushes.send(flush).is_err() {
@@ -82,8 +128,7 @@ impl Outlet {
         Ok(())
     }
 
-    /// Returns what became of the flush on its way, where that is known within `wait`.
-    pub fn landed(&mut self, wait: Duration) -> Result<Option<Landed>> {
+    fn landed(&mut self, wait: Duration) -> Result<Option<Landed>> {
         if !self.in_flight {
             return Ok(None);
         }
@@ -95,6 +140,10 @@ impl Outlet {
             Err(RecvTimeoutError::Timeout) => Ok(None),
             Err(RecvTimeoutError::Disconnected) => anyhow::bail!("the sink has stopped"),
         }
+    }
+
+    fn in_flight(&self) -> bool {
+        self.in_flight
     }
 }
 
@@ -108,6 +157,32 @@ impl Drop for Outlet {
                 error!("the sink's thread had panicked");
             }
         }
+    }
+}
+
+/// The sink with the member in whose name it commits.
+struct Committing<'a> {
+    sink: Sink,
+    group: &'a GroupHandle,
+    telemetry: &'a Telemetry,
+}
+
+impl Transactions for Committing<'_> {
+    fn reconnect(&mut self) -> Result<(), KafkaError> {
+        self.sink.reconnect()
+    }
+
+    fn commit(&mut self, records: &[Outgoing], offsets: &[Offset]) -> Result<(), KafkaError> {
+        let _timer = self.telemetry.stages.time(Stage::EffectCommit);
+        self.sink.commit(records, offsets, Some(self.group))
+    }
+
+    fn holds(&self, offsets: &[Offset]) -> Result<bool, KafkaError> {
+        self.group.holds(offsets)
+    }
+
+    fn gone(&self, offsets: &[Offset]) -> Result<Vec<String>, KafkaError> {
+        self.group.gone(offsets)
     }
 }
 
@@ -127,7 +202,7 @@ impl Carrier {
             }
             Sink::open(&self.settings, STEP_TIMEOUT)
         });
-        let mut sink = match opened {
+        let sink = match opened {
             Ok(Some(sink)) => sink,
             Ok(None) => return,
             Err(error) => {
@@ -136,26 +211,11 @@ impl Carrier {
             }
         };
         info!("sink open");
+        let mut transactions = Committing { sink, group: &self.group, telemetry: &self.telemetry };
         while let Ok(mut flush) = flushes.recv() {
-            let mut first = true;
-            let done = self.insist("committing effects", || {
-                // A commit that came back as failed may have landed: once the broker has ended what was open, the
-                // group's offsets tell.
-                if !std::mem::take(&mut first) {
-                    sink.reconnect()?;
-                    if self.group.holds(&flush.offsets)? {
-                        return Ok(());
-                    }
-                    // A topic that was deleted takes no offset any more; the effects must not wait for one.
-                    let gone = self.group.gone(&flush.offsets)?;
-                    if !gone.is_empty() {
-                        warn!(topics = gone.join(", "), "offsets of topics that are gone are not committed");
-                        flush.offsets.retain(|offset| !gone.contains(&offset.topic));
-                    }
-                }
-                let _timer = self.telemetry.stages.time(Stage::EffectCommit);
-                sink.commit(&flush.records, &flush.offsets, Some(&self.group))
-            });
+            let mut again = false;
+            let done = self
+                .insist("committing effects", || flush.carry(std::mem::replace(&mut again, true), &mut transactions));
             let landed = match done {
                 Ok(Some(())) => Landed::Done { through: flush.through },
                 Ok(None) => return,
@@ -177,9 +237,7 @@ impl Carrier {
         loop {
             match f() {
                 Ok(done) => return Ok(Some(done)),
-                // A member whom the group went on without joins it again by itself.
-                Err(error) if error.is_fenced() => return Err(error),
-                Err(error) if !error.is_retriable() && !error.is_lost_group() => return Err(error),
+                Err(error) if !may_pass(&error) => return Err(error),
                 Err(error) => {
                     warn!(what, error = super::service::chain(&error), wait_ms = wait.as_millis() as u64, "retrying")
                 }

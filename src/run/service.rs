@@ -13,8 +13,11 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
+use super::clock::WallClock;
 use super::closed_loop::{self, ClosedLoop, Tick};
 use super::core::{self, Core};
+use super::feed::KafkaFeed;
+use super::outlet::Outlet;
 use super::reload::{self, Reloader, Reread};
 use super::rules::Rules;
 use super::settings::Settings;
@@ -113,30 +116,26 @@ pub async fn run(
     let core = build_core(&settings, engine, &store, &telemetry).await?;
 
     let (source, events) = Source::start(&settings.kafka, QUEUE_BATCHES_MAX)?;
+    let outlet =
+        Outlet::start(settings.kafka.clone(), settings.topics_wanted.clone(), source.group(), telemetry.clone())?;
+    let source = KafkaFeed { source, events };
     let stop = Arc::new(AtomicBool::new(false));
     let (committer_stop, committer) = spawn_committer(&settings, &store, &telemetry, &obstacles);
-    let (ended, mut core_ended) = oneshot::channel();
-    let thread = {
-        let (settings, store, telemetry, obstacles) =
-            (settings.clone(), store.clone(), telemetry.clone(), obstacles.clone());
-        let (stop, runtime) = (stop.clone(), tokio::runtime::Handle::current());
-        thread::Builder::new().name("core".to_owned()).spawn(move || {
-            let parts = conductor::Parts {
-                core,
-                settings,
-                store,
-                telemetry,
-                obstacles,
-                board,
-                source,
-                reloads,
-                runtime,
-                on_tick,
-            };
-            let _ = ended.send(conductor::conduct(parts, events, stop));
-        })
-    }
-    .context("failed to start the core's thread")?;
+    let parts = conductor::Parts {
+        core,
+        settings: settings.clone(),
+        store: store.clone(),
+        telemetry: telemetry.clone(),
+        obstacles: obstacles.clone(),
+        board,
+        source,
+        outlet,
+        clock: WallClock,
+        reloads,
+        runtime: tokio::runtime::Handle::current(),
+        on_tick,
+    };
+    let (thread, mut core_ended) = spawn_core(parts, stop.clone())?;
     telemetry.reloads.taken_up(clock::now());
     let on_hangup = reloader.map(|reloader| tokio::spawn(reload::on_hangup(reloader)));
 
@@ -172,6 +171,20 @@ pub async fn run(
     last?;
     info!("everything in hand is committed");
     Ok(())
+}
+
+type Ended = oneshot::Receiver<Result<()>>;
+
+/// Starts the core's thread; how it ended is told too.
+fn spawn_core(
+    parts: conductor::Parts<KafkaFeed, Outlet, WallClock>,
+    stop: Arc<AtomicBool>,
+) -> Result<(thread::JoinHandle<()>, Ended)> {
+    let (ended, core_ended) = oneshot::channel();
+    let thread = thread::Builder::new().name("core".to_owned()).spawn(move || {
+        let _ = ended.send(conductor::conduct(parts, stop));
+    });
+    Ok((thread.context("failed to start the core's thread")?, core_ended))
 }
 
 /// Plans the views.
