@@ -76,8 +76,8 @@ impl Aggregation {
 
     /// Goes on with the open windows of another that takes in and aggregates the same; its number may be another.
     pub fn adopt(&mut self, old: Aggregation) {
-        let Aggregation { origin, members, bytes_max, .. } = self;
-        *self = Aggregation { origin: *origin, members: std::mem::take(members), bytes_max: *bytes_max, ..old };
+        let (origin, members, bytes_max) = (self.origin, std::mem::take(&mut self.members), self.bytes_max);
+        *self = Aggregation { origin, members, bytes_max, rebuilding: false, ..old };
     }
 
     /// Takes in new series and tells which of them have rows that can pass.

@@ -138,3 +138,16 @@ fn views_over_views_and_views_that_look_back_go_on_after_a_restart() {
         }
     }
 }
+
+#[test]
+fn a_view_that_looks_back_keeps_no_more_windows_than_fit_and_goes_on() {
+    let sql = "CREATE MATERIALIZED VIEW v WITH (state_max = '16KiB', lateness = '0s') AS SELECT window_start, window_end, \
+               labels['service'] AS service, count(*) AS n, sum(value) - coalesce(lag(sum(value)) OVER (PARTITION BY \
+               labels['service'] ORDER BY window_start), 0) AS total FROM metrics \
+               GROUP BY tumble(ts, INTERVAL '10 seconds'), labels['service']";
+    let mut running = Running::new(sql, 1);
+    let emitted: Vec<Emission> = (0..60).flat_map(|window| running.push(&[(0, window * 10 * SECOND, 1.0)]).0).collect();
+    let progress = running.engine.progress().next().unwrap();
+    assert_eq!(emitted.len(), 59);
+    assert!(progress.counts.refused > 0 && progress.bytes < 20 << 10, "{progress:?}");
+}
