@@ -76,18 +76,6 @@ impl Intake {
         self.samples.is_some() && self.keys.iter().all(|key| matches!(key, Operand::PerSeries(_)))
     }
 
-    /// Says what is done with each row, step by step.
-    pub fn describe(&self) -> Vec<String> {
-        let (mut steps, named) = (Vec::new(), |operand: &Operand| match operand {
-            Operand::PerSeries(at) => format!("{} (per series)", self.statics[*at]),
-            Operand::PerRow(expr) => expr.to_string(),
-        });
-        steps.extend(self.lookups.iter().map(Lookup::describe));
-        steps.extend(self.conditions.iter().map(|condition| format!("where: {}", named(condition))));
-        steps.extend(self.keys.iter().map(|key| format!("key: {}", named(key))));
-        steps
-    }
-
     /// Takes in new series, given as [`super::series::columns`], and tells which of them have rows that can pass.
     pub fn extend_series(&mut self, new: &RecordBatch, keys: &mut Keys) -> Result<Vec<bool>> {
         let count = new.num_rows();

@@ -28,14 +28,7 @@ proptest! {
         steps in prop::collection::vec((0u32..3, 0i64..9, 0i64..40, -20i64..100), 1..200),
         batch in 1usize..30,
     ) {
-        let mut now = 1_000;
-        let rows: Vec<(u32, i64, f64)> = steps
-            .iter()
-            .map(|&(series, step, back, value)| {
-                now += step;
-                (series, (now - back) * SECOND, value as f64)
-            })
-            .collect();
+        let rows = rows_of(&steps);
         let aggregates = ["sum(value)", "hdr_quantile(value, 0.5)", "hdr_quantile(value, 0.9)", "max(value)", "avg(value)"];
         let all: Vec<String> =
             VIEWS.iter().zip(aggregates).enumerate().map(|(at, (view, aggregate))| sql(*view, aggregate, at * 7)).collect();
