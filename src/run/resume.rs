@@ -18,7 +18,7 @@ use tracing::{info, warn};
 
 use super::core::{Core, LOOP_APP, LOOP_TABLES, VIEW_APP};
 use crate::model::batch::Samples;
-use crate::model::series::{Interner, Kind, Series, SeriesId};
+use crate::model::series::{Descriptor, Interner, Kind, SeriesId};
 use crate::model::time::EventTime;
 use crate::store::Store;
 use crate::stream::rebuild::LateBefore;
@@ -57,13 +57,13 @@ pub async fn series(store: &Store, series_max: usize) -> Result<Interner> {
         for row in 0..batch.num_rows() {
             let pairs = labels.value(row);
             let (keys, values) = (pairs.column(0).as_string::<i32>(), pairs.column(1).as_string::<i32>());
-            interner.restore(Series {
-                id: SeriesId(ids.value(row)),
-                name: names.value(row).into(),
-                labels: (0..pairs.len()).map(|at| (keys.value(at).into(), values.value(at).into())).collect(),
+            let mut described = Descriptor {
+                name: names.value(row),
+                labels: (0..pairs.len()).map(|at| (keys.value(at), values.value(at))).collect(),
                 kind: Kind::parse(kinds.value(row)).unwrap_or_default(),
-                unit: units.value(row).into(),
-            });
+                unit: units.value(row),
+            };
+            interner.restore(SeriesId(ids.value(row)), &mut described);
         }
         Ok(())
     })

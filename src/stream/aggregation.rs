@@ -85,7 +85,7 @@ impl Aggregation {
     }
 
     /// Takes in new series and tells which of them have rows that can pass.
-    pub fn extend_series(&mut self, new: &RecordBatch) -> Result<Vec<bool>> {
+    pub fn extend_series(&mut self, new: &RecordBatch) -> Result<BooleanArray> {
         self.intake.extend_series(new, &mut self.keys)
     }
 
