@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -19,6 +20,7 @@ use super::latest;
 use super::outlet::{Exit, Flush, Landed};
 use super::partition::{DoneBefore, Emitted, StoredAs};
 use super::reload::Request;
+use super::resume;
 use super::service::{self, Board, Obstacles, OnTick};
 use super::settings::Settings;
 use crate::kafka::sink::Offset;
@@ -265,7 +267,9 @@ impl<F: Feed, E: Exit, C: Clock> Conductor<F, E, C> {
             let (start, done_before) = self.position(partition, &app, effects)?;
             let key: PartitionKey = (partition.topic.clone(), partition.partition);
             let name = StoredAs { app, topic_id: partition.topic_id.clone() };
-            self.parts.core.assign(key, name, start, done_before)?;
+            self.parts.core.assign(key.clone(), name, start, done_before)?;
+            let Parts { core, store, runtime, .. } = &mut self.parts;
+            runtime.block_on(resume::unsent_late(core, store, &key, done_before))?;
             starts.push(start);
             emitted = emitted_for.map_or(emitted, |e| emitted.max(e.through()));
         }
