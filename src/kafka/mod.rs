@@ -19,4 +19,4 @@ pub mod source;
 pub mod tail;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

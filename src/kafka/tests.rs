@@ -595,3 +595,15 @@ fn batches_and_handles_may_change_threads() {
     is_shared::<Arc<Producer>>();
     is_shared::<EmbeddedBroker>();
 }
+
+/// What a commit is answered after the group went on without its member.
+pub(crate) fn lost_group() -> KafkaError {
+    let source = rdkafka::error::KafkaError::Global(rdkafka::error::RDKafkaErrorCode::IllegalGeneration);
+    KafkaError::LostGroup { operation: "commit a transaction", source }
+}
+
+/// What a producer is answered after another has taken over its id.
+pub(crate) fn fenced() -> KafkaError {
+    let source = rdkafka::error::KafkaError::Global(rdkafka::error::RDKafkaErrorCode::Fenced);
+    KafkaError::Fenced { operation: "commit a transaction", source }
+}

@@ -2,7 +2,9 @@
 //!
 //! The wall clock matters here for when things are done, never for what they are.
 
-use std::collections::BTreeMap;
+mod gauges;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
@@ -20,6 +22,7 @@ use super::latest;
 use super::outlet::{Exit, Flush, Landed};
 use super::partition::{DoneBefore, Emitted, StoredAs};
 use super::reload::Request;
+use super::resume;
 use super::service::{self, Board, Obstacles, OnTick};
 use super::settings::Settings;
 use crate::kafka::sink::Offset;
@@ -35,7 +38,6 @@ const PATIENCE: Duration = Duration::from_millis(20);
 const OFFSETS_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the loop's memory is saved.
 const SAVE_INTERVAL: Duration = Duration::from_secs(30);
-const GAUGES_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a question to the broker may hold up the thread.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a broker may take to answer while nothing else is to be done.
@@ -71,6 +73,8 @@ struct Conductor<F, E, C> {
     /// How far the effects of partitions were handed over that this process once held, by their names in the store: a
     /// topic made again has others.
     handed: BTreeMap<String, i64>,
+    /// Partitions given up while effects waited: those must not go without the offsets that cover them.
+    owed: BTreeSet<PartitionKey>,
     /// When each partition was last caught up with; a record takes it out.
     caught_up: BTreeMap<PartitionKey, Instant>,
     flushed_at: Instant,
@@ -95,6 +99,7 @@ pub fn conduct<F: Feed, E: Exit, C: Clock>(parts: Parts<F, E, C>, stop: Arc<Atom
         begun: false,
         partitions_total: None,
         handed: BTreeMap::new(),
+        owed: BTreeSet::new(),
         caught_up: BTreeMap::new(),
         flushed_at: now,
         moved: false,
@@ -206,15 +211,20 @@ impl<F: Feed, E: Exit, C: Clock> Conductor<F, E, C> {
             SourceEvent::Revoked { partitions, lost, done } => {
                 // What the group took away cannot be committed under our name; the answer must not wait for it.
                 self.commit_all(if lost { Duration::ZERO } else { LAST_FLUSH })?;
+                let owes = self.parts.core.outbox_len() > 0;
                 for partition in partitions {
-                    let key = (partition.topic.clone(), partition.partition);
+                    let key = (partition.topic, partition.partition);
                     let at = self.parts.core.partitions.find(&key.0, key.1);
                     if let Some(held) = at.and_then(|at| self.parts.core.partitions.get(at)) {
-                        self.handed.insert(held.app.clone(), held.next);
+                        // Given up before it was read again that far, it was handed that far all the same.
+                        self.handed.insert(held.app.clone(), held.next.max(held.done_before.effects));
                     }
                     self.parts.core.revoke(&key);
                     self.caught_up.remove(&key);
-                    self.parts.telemetry.broker.forget(&partition.topic, partition.partition);
+                    self.parts.telemetry.broker.forget(&key.0, key.1);
+                    if owes {
+                        self.owed.insert(key);
+                    }
                 }
                 done.send(());
                 self.count_partitions();
@@ -267,7 +277,10 @@ impl<F: Feed, E: Exit, C: Clock> Conductor<F, E, C> {
             let (start, done_before) = self.position(partition, &app, effects)?;
             let key: PartitionKey = (partition.topic.clone(), partition.partition);
             let name = StoredAs { app, topic_id: partition.topic_id.clone() };
-            self.parts.core.assign(key, name, start, done_before)?;
+            self.parts.core.assign(key.clone(), name, start, done_before)?;
+            let Parts { core, store, runtime, .. } = &mut self.parts;
+            runtime.block_on(resume::unsent_late(core, store, &key, done_before))?;
+            self.owed.remove(&key);
             starts.push(start);
             emitted = emitted_for.map_or(emitted, |e| emitted.max(e.through()));
         }
@@ -371,13 +384,17 @@ impl<F: Feed, E: Exit, C: Clock> Conductor<F, E, C> {
     }
 
     fn flush_if_due(&mut self) -> Result<()> {
-        if self.parts.outlet.in_flight() || !self.begun {
+        if !self.may_flush() {
             return Ok(());
         }
         let waited = self.since(self.flushed_at);
         let effects = self.parts.core.outbox_len() > 0 && waited >= self.parts.settings.flush_interval;
         let offsets = self.moved && waited >= OFFSETS_INTERVAL;
         if effects || offsets { self.flush() } else { Ok(()) }
+    }
+
+    fn may_flush(&self) -> bool {
+        self.begun && self.owed.is_empty() && !self.parts.outlet.in_flight()
     }
 
     /// Sends all effects on their way, with the offsets and the tick they cover.
@@ -435,11 +452,11 @@ impl<F: Feed, E: Exit, C: Clock> Conductor<F, E, C> {
     /// Waits up to `patience` for Kafka.
     fn commit_all(&mut self, patience: Duration) -> Result<()> {
         self.settle(patience)?;
-        if self.begun && !self.parts.outlet.in_flight() && !patience.is_zero() {
+        if self.may_flush() && !patience.is_zero() {
             self.flush()?;
             self.settle(patience)?;
         }
-        if self.parts.outlet.in_flight() {
+        if self.parts.outlet.in_flight() || !self.owed.is_empty() {
             warn!("the last effects have not landed; they will be emitted after the next start");
         }
         // What passes must be waited for: to go on with rows uncommitted would have them read, and stored, again.
@@ -465,29 +482,5 @@ impl<F: Feed, E: Exit, C: Clock> Conductor<F, E, C> {
 
     fn since(&self, moment: Instant) -> Duration {
         self.parts.clock.now().duration_since(moment)
-    }
-
-    fn show_gauges(&mut self) {
-        if self.since(self.gauges_at) < GAUGES_INTERVAL {
-            return;
-        }
-        self.gauges_at = self.parts.clock.now();
-        self.probe();
-        if self.begun && self.partitions_total.is_none() {
-            self.count_partitions();
-        }
-        let telemetry = &self.parts.telemetry;
-        for (partition, lag) in self.parts.source.lag() {
-            telemetry.broker.set_lag(&partition.topic, partition.partition, lag.max(0) as u64);
-        }
-        let now = self.parts.clock.time_of_day();
-        for at in self.parts.core.engine.progress() {
-            if at.closed_through > EventTime::MIN {
-                telemetry.views.set_watermark_delay(at.view, now.since(at.closed_through));
-            }
-            telemetry.views.set_state(at.view, at.bytes as u64, at.counts.refused);
-        }
-        self.parts.board.set(self.parts.core.engine.explain());
-        telemetry.store.set_head(self.parts.store.head_rows(), self.parts.store.head_bytes());
     }
 }

@@ -129,8 +129,30 @@ impl Core {
         let input = input.with_context(|| format!("topic {} was assigned but is no input", key.0))?;
         self.engine.clock(source_of(self.inputs[input].format)).add(key.clone());
         let StoredAs { app, topic_id } = name;
-        self.partitions.insert(Partition { key, input, app, topic_id, done_before, next: start, newest: None });
+        let unsent = BTreeMap::new();
+        self.partitions.insert(Partition { key, input, app, topic_id, done_before, unsent, next: start, newest: None });
         Ok(())
+    }
+
+    /// Returns the topic of a view's late rows, where it has one.
+    fn late_topic(&self, view: &str) -> Option<&str> {
+        let number = self.engine.views().position(|(known, _)| *known.name == *view)?;
+        self.late_topics.get(number)?.as_deref()
+    }
+
+    /// Tells whether late rows of any view go to a topic.
+    pub fn sends_late(&self) -> bool {
+        self.late_topics.iter().any(Option::is_some)
+    }
+
+    /// Takes in a late row that an earlier run stored and did not send. No window will tell of it again: it is sent when
+    /// its record is read again, so that it goes with the offset that covers it.
+    pub fn send_late_again(&mut self, key: &PartitionKey, row: &columns::LateRow) {
+        let Some(topic) = self.late_topic(&row.view) else { return };
+        let record = effects::late_row(topic, row);
+        if let Some(partition) = self.partitions.find(&key.0, key.1).and_then(|at| self.partitions.get_mut(at)) {
+            partition.unsent.entry(row.offset).or_default().push(record);
+        }
     }
 
     pub fn revoke(&mut self, key: &PartitionKey) {
@@ -250,6 +272,7 @@ impl Core {
                 if offset < partition.done_before.stored {
                     // In the store already, and so in the windows rebuilt from it; only the clock needs to know.
                     self.decoded.rewind(mark);
+                    self.outbox.extend(partition.unsent.remove(&offset).into_iter().flatten());
                 }
             }
             Err(why) => {

@@ -91,10 +91,14 @@ pub fn view_row(topic: &str, view: &str, window_end: EventTime, key: &str, row: 
     record(topic, key, &Envelope { id: &id, kind: &kind, at: window_end, subject: view }, row)
 }
 
-/// A row that came too late for a view, for views that ask for a topic of such.
+/// A row that came too late for a view, for views that ask for a topic of such. One record may hold several of a series.
 pub fn late_row(topic: &str, row: &LateRow) -> Outgoing {
     let place = format!("{}/{}/{}", row.topic, row.partition, row.offset);
-    let id = id::of_parts(["late", &row.view, &place, &row.series_id.unwrap_or_default().to_string()]);
+    let of = match (&row.event_id, row.series_id) {
+        (Some(event), _) => event.clone(),
+        (None, series) => format!("{}/{}", series.unwrap_or_default(), row.value.unwrap_or_default()),
+    };
+    let id = id::of_parts(["late", &row.view, &place, &row.ts.as_micros().to_string(), &of]);
     record(topic, &row.view, &Envelope { id: &id, kind: "bellwether.late", at: row.ts, subject: &row.view }, row)
 }
 

@@ -22,6 +22,8 @@ pub mod service;
 pub mod settings;
 pub mod shipped;
 mod sql;
+#[cfg(test)]
+mod tests;
 mod views;
 
 use std::path::PathBuf;

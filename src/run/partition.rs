@@ -1,10 +1,12 @@
 //! Where each assigned partition stands: what is read, and up to where each path has dealt with it before.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
+use crate::kafka::sink::Outgoing;
 use crate::model::time::EventTime;
 use crate::stream::watermark::PartitionKey;
 
@@ -37,6 +39,8 @@ pub struct Partition {
     /// The id of its topic.
     pub topic_id: String,
     pub done_before: DoneBefore,
+    /// Late rows by the offset of their record: stored by an earlier run, and sent once that record is read again.
+    pub unsent: BTreeMap<i64, Vec<Outgoing>>,
     /// The next offset to be read.
     pub next: i64,
     /// The greatest event time among the records of the batch in hand.

@@ -17,11 +17,13 @@ use futures::StreamExt;
 use tracing::{info, warn};
 
 use super::core::{Core, LOOP_APP, LOOP_TABLES, VIEW_APP};
+use super::partition::DoneBefore;
 use crate::model::batch::Samples;
 use crate::model::series::{Descriptor, Interner, Kind, SeriesId};
 use crate::model::time::EventTime;
-use crate::store::Store;
+use crate::store::{Store, columns};
 use crate::stream::rebuild::LateBefore;
+use crate::stream::watermark::PartitionKey;
 use crate::stream::window::Window;
 use crate::stream::{Emission, Source};
 
@@ -128,6 +130,43 @@ async fn begin(core: &mut Core, store: &Store) -> Result<()> {
         store.commit().await.context("failed to note where the new views begin")?;
     }
     Ok(())
+}
+
+/// Finds the late rows of a partition that were stored and not sent. Their records are read again and pass by the windows,
+/// which will not tell of them a second time.
+pub async fn unsent_late(core: &mut Core, store: &Store, key: &PartitionKey, done: DoneBefore) -> Result<()> {
+    if done.effects >= done.stored || !core.sends_late() {
+        return Ok(());
+    }
+    let of_partition = col("topic").eq(lit(&*key.0)).and(col("partition").eq(lit(key.1)));
+    let unsent = col("offset").gt_eq(lit(done.effects)).and(col("offset").lt(lit(done.stored)));
+    let rows = session(store)?.table("late").await?.filter(of_partition.and(unsent))?;
+    each_batch(rows, |batch| {
+        let views = column(batch, "view")?.as_string::<i32>();
+        let time = |name| Ok::<_, anyhow::Error>(column(batch, name)?.as_primitive::<TimestampMicrosecondType>());
+        let (ts, closed_through) = (time("ts")?, time("closed_through")?);
+        let offsets = column(batch, "offset")?.as_primitive::<Int64Type>();
+        let series = column(batch, "series_id")?.as_primitive::<Int64Type>();
+        let values = column(batch, "value")?.as_primitive::<Float64Type>();
+        let events = column(batch, "event_id")?.as_string::<i32>();
+        for row in 0..batch.num_rows() {
+            let late = columns::LateRow {
+                view: views.value(row).to_owned(),
+                ts: EventTime::from_micros(ts.value(row)),
+                closed_through: EventTime::from_micros(closed_through.value(row)),
+                topic: key.0.to_string(),
+                partition: key.1,
+                offset: offsets.value(row),
+                series_id: series.is_valid(row).then(|| series.value(row)),
+                value: values.is_valid(row).then(|| values.value(row)),
+                event_id: events.is_valid(row).then(|| events.value(row).to_owned()),
+            };
+            core.send_late_again(key, &late);
+        }
+        Ok(())
+    })
+    .await
+    .context("failed to read the late rows that were not sent")
 }
 
 /// Returns the stored rows that were late for views whose closed windows are needed again.

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The long tests, for a night: seed after seed, the end-to-end test killed many times, and every fault between the program
-# and Kafka; the first round has the outages of minutes too. Goes on after a failure, and ends with the commands that
+# The long tests, for a night: seed after seed, the simulation of the whole core, the end-to-end test killed many times, and
+# every fault between the program and Kafka; the first round has the outages of minutes too. Goes on after a failure, and ends with the commands that
 # repeat those there were. What `make soak` calls.
 #
 # environment: SOAK_MINUTES (default 480), SOAK_SEED of the first round (default: by the clock), SOAK_RECORDS (300000),
-# SOAK_KILLS (20), CARGO_TARGET_DIR
+# SOAK_KILLS (20), SOAK_SIMULATIONS (5000), CARGO_TARGET_DIR
 set -uo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -39,9 +39,19 @@ try() {
     "$python" "$here/$1" --binary "$work/bellwether" "${@:2}" || failed+=("$*")
 }
 
+# Worlds no round had before; a failure prints the line that repeats it.
+simulate() {
+    local worlds=${SOAK_SIMULATIONS:-5000}
+    echo "== $worlds simulations from seed $((seed * worlds))"
+    ran=$((ran + 1))
+    BELLWETHER_SIM_FIRST=$((seed * worlds)) BELLWETHER_SIM_SEEDS=$worlds cargo test --locked --lib run::tests:: ||
+        failed+=("simulations from seed $((seed * worlds))")
+}
+
 # A broker for each round: what a round leaves behind is no part of the next.
 round() {
     local now; now=$(date +%s)
+    simulate
     local records=(--records "${SOAK_RECORDS:-300000}" --seed "$seed" --now "$now" --effects "$work/effects-$seed.json")
     "$here/kafka.sh" start && eval "$("$here/kafka.sh" env)" || return
     try e2e.py "${records[@]}" --prefix "soak-$seed"

@@ -31,7 +31,7 @@ pub enum Fault {
     After,
     /// The answer is an error, and it happens so many operations later. Reads cannot; for them it is `Before`.
     Late(usize),
-    /// It waits until [`Faults::release`] is called.
+    /// It waits until [`Faults::release`] or [`Faults::let_one`] is called.
     Hang,
 }
 
@@ -77,6 +77,11 @@ impl Faults {
     /// Lets everything go on that waits, and that will.
     pub fn release(&self) {
         self.gate.add_permits(Semaphore::MAX_PERMITS / 2);
+    }
+
+    /// Lets one operation go on that waits.
+    pub fn let_one(&self) {
+        self.gate.add_permits(1);
     }
 
     /// Returns how many writes happened after they had been reported as failed.
@@ -133,7 +138,7 @@ impl Faulty {
         }
         if fault == Fault::Hang {
             self.faults.waiting.notify_one();
-            drop(self.faults.gate.acquire().await);
+            self.faults.gate.acquire().await.expect("the gate is never closed").forget();
         }
         fault
     }

@@ -4,11 +4,11 @@
 mod commits;
 mod disk_full;
 mod faults;
-mod faulty;
+pub(crate) mod faulty;
 mod power_cut;
 mod schemas;
 mod seeds;
-mod simulated_disk;
+pub(crate) mod simulated_disk;
 mod writers;
 
 use std::sync::Arc;
@@ -90,6 +90,18 @@ async fn open_wrapped(
 async fn open_on(folder: &std::path::Path, specs: Vec<TableSpec>, disk: Arc<dyn Disk>) -> Result<Store, StoreError> {
     let settings = Settings { url: folder.display().to_string(), ..Settings::default() };
     Store::open_at(Location::parse(&settings)?.lock(Some(disk))?, specs).await
+}
+
+/// Opens a store in a folder, on a simulated disk where one is given, with something between it and its objects.
+pub(crate) async fn open_simulated(
+    folder: &std::path::Path,
+    specs: Vec<TableSpec>,
+    disk: Option<Arc<simulated_disk::SimulatedDisk>>,
+    faults: &Arc<faulty::Faults>,
+) -> Result<Store, StoreError> {
+    let settings = Settings { url: folder.display().to_string(), ..Settings::default() };
+    let disk = disk.map(|disk| disk as Arc<dyn Disk>);
+    Store::open_at(Location::parse(&settings)?.lock(disk)?.wrapped(|objects| faults.wrap(objects)), specs).await
 }
 
 /// Returns the Parquet files below a folder, by name.

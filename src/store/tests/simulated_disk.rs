@@ -69,6 +69,27 @@ impl SimulatedDisk {
         SimulatedDisk { forgets, ..SimulatedDisk::default() }
     }
 
+    /// Takes over a folder as it stands: after a power cut, all that is there is there to stay.
+    pub fn holding(top: &Path, forgets: Forgets) -> SimulatedDisk {
+        let disk = SimulatedDisk::new(forgets);
+        disk.hold(top);
+        disk
+    }
+
+    fn hold(&self, folder: &Path) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                self.note(Step::MakeFolder(path.clone()));
+                self.hold(&path);
+            } else {
+                self.note(Step::Write(path.clone(), Bytes::from(fs::read(&path).unwrap())));
+                self.note(Step::SyncFile(path));
+            }
+        }
+        self.note(Step::SyncFolder(folder.to_owned()));
+    }
+
     /// From now on `fail` decides which calls fail.
     pub fn fail(&self, fail: impl FnMut(Call, &Path) -> Option<io::Error> + Send + 'static) {
         *self.fail.lock().unwrap() = Some(Box::new(fail));
