@@ -24,7 +24,8 @@ pub fn of_batch(batch: &RecordBatch) -> impl Iterator<Item = Row> {
         }
     }
     (0..batch.num_rows()).map(move |row| {
-        let word = |column: &StringArray| if column.is_valid(row) { column.value(row).to_owned() } else { String::new() };
+        let word =
+            |column: &StringArray| if column.is_valid(row) { column.value(row).to_owned() } else { String::new() };
         let number = |column: &Float64Array| column.is_valid(row).then(|| column.value(row)).filter(|n| n.is_finite());
         Row {
             key: words.iter().map(|(name, column)| (name.clone(), word(column))).collect(),

@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, BooleanArray, MapBuilder, MapFieldNames, RecordBatch, StringBuilder, UInt32Array,
-};
+use arrow::array::{Array, ArrayRef, BooleanArray, MapBuilder, MapFieldNames, RecordBatch, StringBuilder, UInt32Array};
 use arrow::compute::{concat, interleave, take};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;

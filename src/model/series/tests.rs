@@ -69,7 +69,10 @@ fn ids_are_the_same_in_every_release() {
     };
     assert_eq!(id(&mut describe("m", &[])), 6_456_271_175_069_951_419);
     assert_eq!(id(&mut describe("m", &[("b", "2"), ("a", "1")])), 8_408_739_471_002_115_705);
-    assert_eq!(id(&mut Descriptor { kind: Kind::Counter, unit: "s", ..describe("m", &[("a", "")]) }), 8_758_588_303_981_479_324);
+    assert_eq!(
+        id(&mut Descriptor { kind: Kind::Counter, unit: "s", ..describe("m", &[("a", "")]) }),
+        8_758_588_303_981_479_324
+    );
 }
 
 #[test]
@@ -90,9 +93,8 @@ type Described = (String, Vec<(String, String)>, bool, String);
 
 fn described() -> impl Strategy<Value = Described> {
     let labels = prop::collection::btree_map("[ab]{0,2}", "[xé]{0,2}", 0..4);
-    ("[mn]", labels, any::<bool>(), "s?").prop_map(|(name, labels, counter, unit)| {
-        (name, labels.into_iter().rev().collect(), counter, unit)
-    })
+    ("[mn]", labels, any::<bool>(), "s?")
+        .prop_map(|(name, labels, counter, unit)| (name, labels.into_iter().rev().collect(), counter, unit))
 }
 
 fn as_descriptor((name, labels, counter, unit): &Described) -> Descriptor<'_> {
