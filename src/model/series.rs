@@ -5,6 +5,7 @@ mod family;
 mod tests;
 mod texts;
 
+use std::fmt;
 use std::ops::Range;
 
 use hashbrown::{HashMap, HashTable};
@@ -50,7 +51,7 @@ impl Kind {
 }
 
 /// A series, as the [`Interner`] keeps it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Series<'a> {
     pub id: SeriesId,
     pub name: &'a str,
@@ -77,6 +78,15 @@ impl<'a> Series<'a> {
     fn is(self, described: &Descriptor<'_>) -> bool {
         (self.name, self.kind, self.unit) == (described.name, described.kind, described.unit)
             && self.labels().eq(described.labels.iter().copied())
+    }
+}
+
+impl fmt::Debug for Series<'_> {
+    /// Writes the series alone, not all the texts it lies among.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Series { id, name, kind, unit, .. } = self;
+        let labels: Vec<_> = self.labels().collect();
+        write!(f, "{id:?} {name} {labels:?} {kind:?} {unit:?}")
     }
 }
 
@@ -182,7 +192,7 @@ impl Interner {
     }
 
     pub fn find(&self, id: SeriesId) -> Option<SeriesRef> {
-        self.by_id.find(id.hash(), |known| self.id_of(*known) == Some(id)).copied()
+        self.by_id.find(id.hash(), |known| self.ids.get(known.0 as usize) == Some(&id)).copied()
     }
 
     /// Returns the series that was remembered under this spelling.
@@ -267,10 +277,6 @@ impl Interner {
         let ids = &self.ids;
         self.by_id.insert_unique(id.hash(), next, |known| ids[known.0 as usize].hash());
         next
-    }
-
-    fn id_of(&self, series: SeriesRef) -> Option<SeriesId> {
-        self.ids.get(series.0 as usize).copied()
     }
 }
 

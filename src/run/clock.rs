@@ -40,3 +40,8 @@ pub fn now() -> EventTime {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     EventTime::from_micros(now.as_micros() as i64)
 }
+
+/// Returns the time of day, as seconds since the epoch.
+pub fn now_secs() -> f64 {
+    now().as_micros() as f64 / 1e6
+}

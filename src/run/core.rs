@@ -356,9 +356,6 @@ impl Core {
     }
 
     fn store_new_series(&mut self) -> Result<()> {
-        if self.series_stored == self.interner.len() {
-            return Ok(());
-        }
         let new = self.interner.range(self.series_stored..self.interner.len());
         let batch = columns::series(new, super::clock::now(), &self.store.schema("series")?)?;
         self.store.append("series", Some(batch), &[])?;

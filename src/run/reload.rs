@@ -78,7 +78,7 @@ impl Reloader {
             Err(why) => error!(error = format!("{why:#}"), "reload refused; nothing was changed"),
         }
         match done.is_ok() {
-            true => self.telemetry.reloads.taken_up(clock::now()),
+            true => self.telemetry.reloads.taken_up(clock::now_secs()),
             false => self.telemetry.reloads.refused(),
         }
         done

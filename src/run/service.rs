@@ -135,42 +135,56 @@ pub async fn run(
         runtime: tokio::runtime::Handle::current(),
         on_tick,
     };
-    let (thread, mut core_ended) = spawn_core(parts, stop.clone())?;
-    telemetry.reloads.taken_up(clock::now());
+    let (thread, core_ended) = spawn_core(parts, stop.clone())?;
+    telemetry.reloads.taken_up(clock::now_secs());
     let on_hangup = reloader.map(|reloader| tokio::spawn(reload::on_hangup(reloader)));
-
-    let mut committer = committer;
-    let result = tokio::select! {
-        () = shutdown => None,
-        ended = &mut core_ended => Some(ended.context("the core's thread ended without a word").and_then(|r| r)),
-        failed = &mut committer => Some(failed.context("the committer ended without a word").and_then(|r| r)),
-    };
-    info!("shutting down");
+    let workers = Workers { stop, thread, core_ended, committer_stop, committer };
+    let done = workers.work_until(shutdown, &store).await;
     on_hangup.inspect(JoinHandle::abort);
-    stop.store(true, Ordering::SeqCst);
-    let joined = tokio::task::spawn_blocking(move || thread.join()).await?;
-    if joined.is_err() {
-        error!("the core's thread had panicked");
-    }
-    // Told to stop, the core still has its last words: what it could not commit must not pass for a clean end.
-    let result = match result {
-        None => Some(core_ended.await.context("the core's thread ended without a word").and_then(|r| r)),
-        ended => ended,
-    };
-    let _ = committer_stop.send(true);
-    if !committer.is_finished() {
-        let _ = committer.await;
-    }
-    let last = match &result {
-        Some(Err(_)) => Ok(Default::default()),
-        _ => store.commit().await,
-    };
     let _ = stop_serving.send(());
     serving.await??;
-    result.unwrap_or(Ok(()))?;
-    last?;
+    done?;
     info!("everything in hand is committed");
     Ok(())
+}
+
+/// The core's thread and the committer, at work.
+struct Workers {
+    stop: Arc<AtomicBool>,
+    thread: thread::JoinHandle<()>,
+    core_ended: Ended,
+    committer_stop: watch::Sender<bool>,
+    committer: JoinHandle<Result<()>>,
+}
+
+impl Workers {
+    /// Lets them work until `shutdown` is done or one of them ends, then ends the other and commits what is in hand.
+    async fn work_until(self, shutdown: impl Future<Output = ()>, store: &Store) -> Result<()> {
+        let Workers { stop, thread, mut core_ended, committer_stop, mut committer } = self;
+        let result = tokio::select! {
+            () = shutdown => None,
+            ended = &mut core_ended => Some(ended.context("the core's thread ended without a word").and_then(|r| r)),
+            failed = &mut committer => Some(failed.context("the committer ended without a word").and_then(|r| r)),
+        };
+        info!("shutting down");
+        stop.store(true, Ordering::SeqCst);
+        let joined = tokio::task::spawn_blocking(move || thread.join()).await?;
+        if joined.is_err() {
+            error!("the core's thread had panicked");
+        }
+        // Told to stop, the core still has its last words: what it could not commit must not pass for a clean end.
+        let result = match result {
+            None => core_ended.await.context("the core's thread ended without a word").and_then(|r| r),
+            Some(ended) => ended,
+        };
+        let _ = committer_stop.send(true);
+        if !committer.is_finished() {
+            let _ = committer.await;
+        }
+        result?;
+        store.commit().await?;
+        Ok(())
+    }
 }
 
 type Ended = oneshot::Receiver<Result<()>>;

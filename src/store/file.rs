@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::{LexicographicalComparator, SortColumn, concat_batches, lexsort_to_indices, take_record_batch};
-use arrow::datatypes::{DataType, Float64Type, Int64Type, SchemaRef, TimeUnit, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, SchemaRef, TimeUnit, TimestampMicrosecondType};
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
-use parquet::file::properties::{WriterProperties, WriterVersion};
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder, WriterVersion};
 use parquet::schema::types::ColumnPath;
 use serde_json::{Map, Value, json};
 
@@ -111,6 +111,9 @@ fn properties(schema: &SchemaRef) -> WriterProperties {
         .set_created_by(concat!("bellwether ", env!("CARGO_PKG_VERSION")).to_owned());
     for field in schema.fields() {
         let path = ColumnPath::from(field.name().as_str());
+        if let DataType::Map(entries, _) = field.data_type() {
+            properties = without_bounds(properties, &path, entries);
+        }
         let encoding = match field.data_type() {
             DataType::Timestamp(..) | DataType::Int64 | DataType::Int32 => Encoding::DELTA_BINARY_PACKED,
             DataType::Float64 => Encoding::BYTE_STREAM_SPLIT,
@@ -119,6 +122,20 @@ fn properties(schema: &SchemaRef) -> WriterProperties {
         properties = properties.set_column_dictionary_enabled(path.clone(), false).set_column_encoding(path, encoding);
     }
     properties.build()
+}
+
+/// Leaves out the least and the greatest word in a map: no reader skips by them, and to find them every word is compared.
+fn without_bounds(
+    mut properties: WriterPropertiesBuilder,
+    map: &ColumnPath,
+    entries: &Field,
+) -> WriterPropertiesBuilder {
+    let DataType::Struct(words) = entries.data_type() else { return properties };
+    for word in words {
+        let path = [map.parts(), &[entries.name().clone(), word.name().clone()]].concat();
+        properties = properties.set_column_statistics_enabled(ColumnPath::new(path), EnabledStatistics::None);
+    }
+    properties
 }
 
 /// Returns row count and, of every plain column, the least and greatest value and the number of nulls.

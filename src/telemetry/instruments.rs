@@ -15,7 +15,6 @@ use super::labels::{
     DecisionLabel, InputLabel, OutcomeLabel, PartitionLabel, QueueLabel, RejectedLabel, RequestLabel, StageLabel,
     ViewLabel,
 };
-use crate::model::time::EventTime;
 
 /// Upper bounds of the latency buckets, seconds: from a decode of one batch to a query at its time limit.
 const LATENCY_BUCKETS_SECS: [f64; 15] =
@@ -422,10 +421,10 @@ impl Reloads {
         reloads
     }
 
-    /// Notes that a configuration was taken up, at a start or by a reload.
-    pub fn taken_up(&self, now: EventTime) {
+    /// Notes that a configuration was taken up, at a start or by a reload, so many seconds after the epoch.
+    pub fn taken_up(&self, at_secs: f64) {
         self.successful.set(1);
-        self.at.set(now.as_micros() as f64 / 1e6);
+        self.at.set(at_secs);
     }
 
     pub fn refused(&self) {

@@ -1,7 +1,8 @@
 //! What series have in common, kept once.
 
-use hashbrown::HashTable;
-use xxhash_rust::xxh3::Xxh3;
+use std::hash::{BuildHasher, Hash, Hasher};
+
+use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::{Descriptor, Kind};
 
@@ -20,8 +21,9 @@ pub(super) struct Family {
 #[derive(Debug, Default)]
 pub(super) struct Families {
     all: Vec<Family>,
-    /// Indices into `all`, by [`Families::hash`].
+    /// Indices into `all`.
     numbers: HashTable<u32>,
+    hasher: DefaultHashBuilder,
 }
 
 impl Families {
@@ -33,7 +35,7 @@ impl Families {
     pub fn intern(&mut self, described: &Descriptor<'_>, series: usize) -> u32 {
         let Descriptor { name, labels, kind, unit } = described;
         let label_names = || labels.iter().map(|(name, _)| *name);
-        let hash = Self::hash(name, *kind, unit, label_names());
+        let hash = hash(&self.hasher, name, *kind, unit, label_names());
         let all = &self.all;
         let same = |number: &u32| {
             let known = &all[*number as usize];
@@ -51,8 +53,8 @@ impl Families {
             label_names: label_names().map(Into::into).collect(),
             first_series: series,
         });
-        let all = &self.all;
-        self.numbers.insert_unique(hash, next, |&number| all[number as usize].hash());
+        let (all, hasher) = (&self.all, &self.hasher);
+        self.numbers.insert_unique(hash, next, |&number| all[number as usize].hash(hasher));
         next
     }
 
@@ -60,24 +62,29 @@ impl Families {
     pub fn rewind(&mut self, mark: usize) {
         while let Some(family) = self.all.pop_if(|family| family.first_series >= mark) {
             let number = self.all.len() as u32;
-            if let Ok(entry) = self.numbers.find_entry(family.hash(), |known| *known == number) {
+            if let Ok(entry) = self.numbers.find_entry(family.hash(&self.hasher), |known| *known == number) {
                 entry.remove();
             }
         }
     }
-
-    fn hash<'a>(name: &'a str, kind: Kind, unit: &'a str, label_names: impl Iterator<Item = &'a str>) -> u64 {
-        let mut hash = Xxh3::new();
-        for part in [name, kind.as_str(), unit].into_iter().chain(label_names) {
-            hash.update(&(part.len() as u64).to_le_bytes());
-            hash.update(part.as_bytes());
-        }
-        hash.digest()
-    }
 }
 
 impl Family {
-    fn hash(&self) -> u64 {
-        Families::hash(&self.name, self.kind, &self.unit, self.label_names.iter().map(|name| &**name))
+    fn hash(&self, hasher: &DefaultHashBuilder) -> u64 {
+        let label_names = self.label_names.iter().map(|name| &**name);
+        hash(hasher, &self.name, self.kind, &self.unit, label_names)
     }
+}
+
+fn hash<'a>(
+    hasher: &DefaultHashBuilder,
+    name: &str,
+    kind: Kind,
+    unit: &str,
+    label_names: impl Iterator<Item = &'a str>,
+) -> u64 {
+    let mut hash = hasher.build_hasher();
+    (name, kind, unit).hash(&mut hash);
+    label_names.for_each(|label| label.hash(&mut hash));
+    hash.finish()
 }

@@ -5,6 +5,7 @@ mod commits;
 mod disk_full;
 mod faults;
 pub(crate) mod faulty;
+mod files;
 mod power_cut;
 mod schemas;
 mod seeds;
