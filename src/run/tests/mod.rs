@@ -164,11 +164,11 @@ macro_rules! controls {
 }
 
 controls! {
-    control_offsets_committed_apart_from_effects: OffsetsApart within 60
-    control_a_landed_transaction_that_is_denied: LandedDenied within 60
-    control_a_reader_of_aborted_effects: AbortedRead within 60
-    control_reading_from_the_offset_of_the_effects: StartAtEffects within 60
-    control_positions_of_the_store_forgotten: PositionsForgotten within 60
-    control_bytes_lost_that_were_synced: BytesForgotten within 60
-    control_names_lost_that_were_synced: NamesForgotten within 60
+    control_offsets_committed_apart_from_effects: OffsetsApart within 30
+    control_a_landed_transaction_that_is_denied: LandedDenied within 30
+    control_a_reader_of_aborted_effects: AbortedRead within 30
+    control_reading_from_the_offset_of_the_effects: StartAtEffects within 30
+    control_positions_of_the_store_forgotten: PositionsForgotten within 30
+    control_bytes_lost_that_were_synced: BytesForgotten within 30
+    control_names_lost_that_were_synced: NamesForgotten within 30
 }

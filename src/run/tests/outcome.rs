@@ -199,16 +199,15 @@ impl Outcome {
         expected.sort();
         same("events", &events, &expected)?;
 
-        let refused: Vec<Place> = meaning.refused.iter().cloned().collect();
         let mut rejected = Vec::new();
         for row in self.table("rejected") {
             rejected.push((text(row, "topic")?, number(row, "partition")? as i32, number(row, "offset")?));
         }
         rejected.sort();
-        same("rejected", &rejected, &refused)?;
+        same("rejected", &rejected, &meaning.refused)?;
         let mut letters: Vec<Place> = self.effects.iter().filter_map(place).collect();
         letters.sort();
-        same("the dead letters", &letters, &refused)
+        same("the dead letters", &letters, &meaning.refused)
     }
 
     /// No id stands twice, neither in a table nor on a topic.
