@@ -19,6 +19,7 @@ impl Default for Kafka {
             group_id: "bellwether".to_owned(),
             transactional_id: None,
             client: Properties::default(),
+            deleted_unread: DeletedUnread::default(),
         }
     }
 }

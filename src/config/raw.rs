@@ -55,6 +55,20 @@ pub struct Kafka {
         { "security.protocol": "SASL_SSL", "sasl.password": { "env": "KAFKA_PASSWORD" } },
     ]))]
     pub client: Properties,
+    /// What to do where the broker deleted records before they were read: `stop`, or `skip` them, say how many, and go
+    /// on with what is left.
+    pub deleted_unread: DeletedUnread,
+}
+
+/// What follows where records were deleted unread.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DeletedUnread {
+    /// Nothing more is read until somebody decides.
+    #[default]
+    Stop,
+    /// They are counted and passed over.
+    Skip,
 }
 
 /// A topic to read.

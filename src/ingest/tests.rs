@@ -13,7 +13,7 @@ use super::{Bounds, Decoder, Format, Limits, Record, decoder};
 use crate::model::batch::Decoded;
 use crate::model::event::Event;
 use crate::model::reject::Reject;
-use crate::model::series::Interner;
+use crate::model::series::{Interner, SeriesRef};
 use crate::model::time::EventTime;
 
 /// The broker's time of every record here.
@@ -56,9 +56,9 @@ impl Bench {
     fn seen(&self) -> Json {
         let samples = &self.out.samples;
         let samples = (0..samples.len()).map(|i| {
-            let series = &self.interner.all()[samples.series[i] as usize];
+            let series = self.interner.get(SeriesRef(samples.series[i])).unwrap();
             let labels: serde_json::Map<String, Json> =
-                series.labels.iter().map(|(name, value)| (name.to_string(), json!(value))).collect();
+                series.labels().map(|(name, value)| (name.to_owned(), json!(value))).collect();
             json!({
                 "name": series.name,
                 "labels": labels,

@@ -121,6 +121,14 @@ impl Insight {
         serde_json::to_vec(&self.state).map_err(|source| Error::Save { source })
     }
 
+    /// Tells whether anything is asked for of a view; of others no rows need to be given.
+    pub fn watches(&self, view: &str) -> bool {
+        let State { anomalies, outliers, forecasts } = &self.state;
+        anomalies.iter().any(|watch| watch.settings.view == view)
+            || outliers.iter().any(|watch| watch.settings.view == view)
+            || forecasts.iter().any(|watch| watch.settings.view == view)
+    }
+
     /// Takes in the rows of one closed window, `step` being the distance from one window of the view to the next.
     ///
     /// Windows of a view come in order of their ends; one that is not newer than the last is abstained from, so that a

@@ -189,7 +189,7 @@ fn lost(position: i64, low: i64, high: i64) -> String {
     if position < low {
         format!(
             "the records [{position}, {low}) are gone, retention has passed them; to go on without them, \
-             reset the position of this partition"
+             start with kafka.deleted_unread = \"skip\""
         )
     } else {
         format!("the log ends before {position}; was the topic deleted and made again, or the log truncated at {high}?")

@@ -1,10 +1,18 @@
 //! Series: a metric name with labels, interned once and then carried as a small number.
 
-use std::sync::Arc;
+mod family;
+#[cfg(test)]
+mod tests;
+mod texts;
 
-use hashbrown::HashMap;
+use std::ops::Range;
+
+use hashbrown::{HashMap, HashTable};
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::{Xxh3, xxh3_128};
+use xxhash_rust::xxh3::Xxh3;
+
+use family::Families;
+use texts::Texts;
 
 /// The name of a series across instances and restarts: a 64-bit hash of its name, sorted labels, kind and unit, stored as
 /// `long`. Kelvins and degrees Celsius of one name are two series: what does not add up must not be mixed.
@@ -41,20 +49,34 @@ impl Kind {
     }
 }
 
-/// A series and its labels, sorted by label name, names unique.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Series {
+/// A series, as the [`Interner`] keeps it.
+#[derive(Clone, Copy, Debug)]
+pub struct Series<'a> {
     pub id: SeriesId,
-    pub name: Box<str>,
-    pub labels: Box<[(Box<str>, Box<str>)]>,
+    pub name: &'a str,
     pub kind: Kind,
-    pub unit: Box<str>,
+    pub unit: &'a str,
+    label_names: &'a [Box<str>],
+    texts: &'a Texts,
+    /// Where the value of its first label stands among the texts.
+    first_value: usize,
 }
 
-impl Series {
-    pub fn label(&self, name: &str) -> Option<&str> {
-        let at = self.labels.binary_search_by(|(n, _)| (**n).cmp(name)).ok()?;
-        self.labels.get(at).map(|(_, value)| &**value)
+impl<'a> Series<'a> {
+    /// Returns names and values of its labels, sorted by name, names unique.
+    pub fn labels(self) -> impl ExactSizeIterator<Item = (&'a str, &'a str)> {
+        let value = move |at| self.texts.get(self.first_value + at).unwrap_or_default();
+        self.label_names.iter().enumerate().map(move |(at, name)| (&**name, value(at)))
+    }
+
+    pub fn label(self, name: &str) -> Option<&'a str> {
+        let at = self.label_names.binary_search_by(|known| (**known).cmp(name)).ok()?;
+        self.texts.get(self.first_value + at)
+    }
+
+    fn is(self, described: &Descriptor<'_>) -> bool {
+        (self.name, self.kind, self.unit) == (described.name, described.kind, described.unit)
+            && self.labels().eq(described.labels.iter().copied())
     }
 }
 
@@ -84,11 +106,20 @@ pub enum InternError {
 ///
 /// Two lookups: by the descriptor itself, and by a decoder's *memo*, a 128-bit hash of the raw bytes that spelled the
 /// series, which spares parsing and sorting the labels of a record whose spelling was seen before.
+///
+/// There may be millions of series: what they share is kept once, and what is their own lies side by side in a few long
+/// vectors, a row each, rather than in pieces of memory of its own.
 #[derive(Debug)]
 pub struct Interner {
-    series: Vec<Arc<Series>>,
-    by_id: HashMap<SeriesId, SeriesRef>,
-    memo: HashMap<u128, SeriesRef>,
+    ids: Vec<SeriesId>,
+    family_of: Vec<u32>,
+    /// Of each series, where the value of its first label stands in `values`; the others follow.
+    first_value: Vec<usize>,
+    values: Texts,
+    families: Families,
+    by_id: HashTable<SeriesRef>,
+    /// By the bytes of a spelling, which unlike a `u128` need no padding beside the number.
+    memo: HashMap<[u8; 16], SeriesRef>,
     /// Spellings remembered since the last [`Interner::mark`].
     fresh: Vec<u128>,
     series_max: usize,
@@ -100,7 +131,17 @@ impl Interner {
     const SPELLINGS_PER_SERIES_MAX: usize = 4;
 
     pub fn new(series_max: usize) -> Self {
-        Interner { series: Vec::new(), by_id: HashMap::new(), memo: HashMap::new(), fresh: Vec::new(), series_max }
+        Interner {
+            ids: Vec::new(),
+            family_of: Vec::new(),
+            first_value: Vec::new(),
+            values: Texts::default(),
+            families: Families::default(),
+            by_id: HashTable::new(),
+            memo: HashMap::new(),
+            fresh: Vec::new(),
+            series_max,
+        }
     }
 
     /// Allows so many series from now on; those that are known stay.
@@ -109,44 +150,44 @@ impl Interner {
     }
 
     pub fn len(&self) -> usize {
-        self.series.len()
+        self.ids.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.series.is_empty()
+        self.ids.is_empty()
     }
 
-    pub fn get(&self, at: SeriesRef) -> Option<&Arc<Series>> {
-        self.series.get(at.0 as usize)
+    pub fn get(&self, at: SeriesRef) -> Option<Series<'_>> {
+        let row = at.0 as usize;
+        let family = self.families.get(*self.family_of.get(row)?)?;
+        Some(Series {
+            id: *self.ids.get(row)?,
+            name: &family.name,
+            kind: family.kind,
+            unit: &family.unit,
+            label_names: &family.label_names,
+            texts: &self.values,
+            first_value: *self.first_value.get(row)?,
+        })
     }
 
-    /// Returns all series, indexed by [`SeriesRef`].
-    pub fn all(&self) -> &[Arc<Series>] {
-        &self.series
+    /// Returns the ids of all series, indexed by [`SeriesRef`].
+    pub fn ids(&self) -> &[SeriesId] {
+        &self.ids
+    }
+
+    /// Returns some series, by their numbers in order of first sight.
+    pub fn range(&self, numbers: Range<usize>) -> impl Iterator<Item = Series<'_>> {
+        numbers.filter_map(|number| self.get(SeriesRef(u32::try_from(number).ok()?)))
     }
 
     pub fn find(&self, id: SeriesId) -> Option<SeriesRef> {
-        self.by_id.get(&id).copied()
-    }
-
-    /// Returns the hash of the raw bytes that spell a series, to be used with [`Interner::recall`].
-    pub fn spelling<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> u128 {
-        let mut hash = Xxh3::new();
-        for part in parts {
-            hash.update(&(part.len() as u64).to_le_bytes());
-            hash.update(part);
-        }
-        hash.digest128()
-    }
-
-    /// Returns the hash of one run of raw bytes that spell a series; a cheaper [`Interner::spelling`].
-    pub fn spelling_of(bytes: &[u8]) -> u128 {
-        xxh3_128(bytes)
+        self.by_id.find(id.hash(), |known| self.id_of(*known) == Some(id)).copied()
     }
 
     /// Returns the series that was remembered under this spelling.
     pub fn recall(&self, spelling: u128) -> Option<SeriesRef> {
-        self.memo.get(&spelling).copied()
+        self.memo.get(&spelling.to_le_bytes()).copied()
     }
 
     /// Remembers that this spelling means that series.
@@ -154,22 +195,33 @@ impl Interner {
         if self.memo.len() >= self.series_max.saturating_mul(Self::SPELLINGS_PER_SERIES_MAX) {
             self.memo.clear();
         }
-        self.memo.insert(spelling, series);
+        self.memo.insert(spelling.to_le_bytes(), series);
         self.fresh.push(spelling);
     }
 
     /// Returns how many series there are, to go back to with [`Interner::rewind`].
     pub fn mark(&mut self) -> usize {
         self.fresh.clear();
-        self.series.len()
+        self.ids.len()
     }
 
     /// Forgets the series that came since the mark: a record that is refused brings none.
     pub fn rewind(&mut self, mark: usize) {
-        for series in self.series.drain(mark..) {
-            self.by_id.remove(&series.id);
+        for number in mark..self.ids.len() {
+            let same = |known: &SeriesRef| known.0 as usize == number;
+            if let Ok(entry) = self.by_id.find_entry(self.ids[number].hash(), same) {
+                entry.remove();
+            }
         }
+        if let Some(&first_value) = self.first_value.get(mark) {
+            self.values.truncate(first_value);
+        }
+        self.ids.truncate(mark);
+        self.family_of.truncate(mark);
+        self.first_value.truncate(mark);
+        self.families.rewind(mark);
         for spelling in self.fresh.drain(..) {
+            let spelling = spelling.to_le_bytes();
             if self.memo.get(&spelling).is_some_and(|series| series.0 as usize >= mark) {
                 self.memo.remove(&spelling);
             }
@@ -178,58 +230,55 @@ impl Interner {
 
     /// Returns the number of the series described, giving it the next one where it is new.
     pub fn intern(&mut self, descriptor: &mut Descriptor<'_>) -> Result<SeriesRef, InternError> {
-        let series = build(descriptor)?;
-        if let Some(&known) = self.by_id.get(&series.id) {
-            let other = &self.series[known.0 as usize];
-            if (&other.name, &other.labels, other.kind, &other.unit)
-                != (&series.name, &series.labels, series.kind, &series.unit)
-            {
-                return Err(InternError::Collision { other: other.name.to_string() });
-            }
-            return Ok(known);
+        if descriptor.name.is_empty() {
+            return Err(InternError::EmptyName);
         }
-        self.add(series)
+        descriptor.labels.sort_unstable();
+        descriptor.labels.dedup();
+        if let Some(pair) = descriptor.labels.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            return Err(InternError::DuplicateLabel { name: pair[0].0.to_owned() });
+        }
+        let id = id_of(descriptor);
+        if let Some(known) = self.find(id) {
+            return match self.get(known) {
+                Some(other) if !other.is(descriptor) => Err(InternError::Collision { other: other.name.to_owned() }),
+                _ => Ok(known),
+            };
+        }
+        if self.ids.len() >= self.series_max {
+            return Err(InternError::Full { max: self.series_max });
+        }
+        Ok(self.push(id, descriptor))
     }
 
     /// Takes in a series read back from the store, outside the limit: what was accepted once stays accepted.
-    pub fn restore(&mut self, series: Series) -> SeriesRef {
-        if let Some(&known) = self.by_id.get(&series.id) {
-            return known;
-        }
-        self.push(series)
+    pub fn restore(&mut self, id: SeriesId, descriptor: &mut Descriptor<'_>) -> SeriesRef {
+        descriptor.labels.sort_unstable();
+        self.find(id).unwrap_or_else(|| self.push(id, descriptor))
     }
 
-    fn add(&mut self, series: Series) -> Result<SeriesRef, InternError> {
-        if self.series.len() >= self.series_max {
-            return Err(InternError::Full { max: self.series_max });
-        }
-        Ok(self.push(series))
-    }
-
-    fn push(&mut self, series: Series) -> SeriesRef {
-        let next = SeriesRef(u32::try_from(self.series.len()).expect("the limit on series is far below u32::MAX"));
-        self.by_id.insert(series.id, next);
-        self.series.push(Arc::new(series));
+    fn push(&mut self, id: SeriesId, described: &Descriptor<'_>) -> SeriesRef {
+        let number = self.ids.len();
+        let next = SeriesRef(u32::try_from(number).expect("the limit on series is far below u32::MAX"));
+        self.ids.push(id);
+        self.family_of.push(self.families.intern(described, number));
+        self.first_value.push(self.values.len());
+        described.labels.iter().for_each(|(_, value)| self.values.push(value));
+        let ids = &self.ids;
+        self.by_id.insert_unique(id.hash(), next, |known| ids[known.0 as usize].hash());
         next
+    }
+
+    fn id_of(&self, series: SeriesRef) -> Option<SeriesId> {
+        self.ids.get(series.0 as usize).copied()
     }
 }
 
-fn build(descriptor: &mut Descriptor<'_>) -> Result<Series, InternError> {
-    if descriptor.name.is_empty() {
-        return Err(InternError::EmptyName);
+impl SeriesId {
+    /// An id is a hash already.
+    fn hash(self) -> u64 {
+        self.0 as u64
     }
-    descriptor.labels.sort_unstable();
-    descriptor.labels.dedup();
-    if let Some(pair) = descriptor.labels.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-        return Err(InternError::DuplicateLabel { name: pair[0].0.to_owned() });
-    }
-    Ok(Series {
-        id: id_of(descriptor),
-        name: descriptor.name.into(),
-        labels: descriptor.labels.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect(),
-        kind: descriptor.kind,
-        unit: descriptor.unit.into(),
-    })
 }
 
 /// Returns the id of a series: XXH3-64 over its name and sorted labels, every part preceded by its length, and over its
@@ -250,65 +299,4 @@ fn id_of(Descriptor { name, labels: sorted_labels, kind, unit }: &Descriptor<'_>
         part(unit);
     }
     SeriesId(hash.digest() as i64)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn describe<'a>(name: &'a str, labels: &[(&'a str, &'a str)]) -> Descriptor<'a> {
-        Descriptor { name, labels: labels.to_vec(), ..Descriptor::default() }
-    }
-
-    #[test]
-    fn the_order_of_labels_does_not_matter() {
-        let mut interner = Interner::new(10);
-        let one = interner.intern(&mut describe("m", &[("a", "1"), ("b", "2")])).unwrap();
-        let two = interner.intern(&mut describe("m", &[("b", "2"), ("a", "1")])).unwrap();
-        assert_eq!(one, two);
-        assert_eq!(interner.get(one).unwrap().label("b"), Some("2"));
-        assert_eq!(interner.get(one).unwrap().label("c"), None);
-    }
-
-    #[test]
-    fn another_unit_is_another_series() {
-        let mut interner = Interner::new(10);
-        let of = |unit| Descriptor { unit, ..describe("temperature", &[]) };
-        let kelvin = interner.intern(&mut of("kelvin")).unwrap();
-        assert_ne!(interner.intern(&mut of("celsius")).unwrap(), kelvin);
-        assert_eq!(interner.intern(&mut of("kelvin")).unwrap(), kelvin);
-    }
-
-    #[test]
-    fn a_full_interner_refuses_new_series_and_keeps_the_old() {
-        let mut interner = Interner::new(1);
-        let first = interner.intern(&mut describe("m", &[])).unwrap();
-        assert_eq!(interner.intern(&mut describe("n", &[])), Err(InternError::Full { max: 1 }));
-        assert_eq!(interner.intern(&mut describe("m", &[])), Ok(first));
-    }
-
-    #[test]
-    fn a_refused_record_leaves_no_series() {
-        let mut interner = Interner::new(2);
-        let kept = interner.intern(&mut describe("a", &[])).unwrap();
-        interner.remember(1, kept);
-        let mark = interner.mark();
-        let gone = interner.intern(&mut describe("b", &[])).unwrap();
-        interner.remember(2, gone);
-        interner.remember(3, kept);
-        interner.rewind(mark);
-        assert_eq!((interner.len(), interner.recall(1), interner.recall(2)), (1, Some(kept), None));
-        assert_eq!(interner.recall(3), Some(kept), "another spelling of a series that stays");
-        assert_eq!(interner.intern(&mut describe("c", &[])), Ok(gone), "its number is free again");
-    }
-
-    #[test]
-    fn a_label_twice_is_refused_unless_equal() {
-        let mut interner = Interner::new(10);
-        assert!(interner.intern(&mut describe("m", &[("a", "1"), ("a", "1")])).is_ok());
-        assert!(matches!(
-            interner.intern(&mut describe("m", &[("a", "1"), ("a", "2")])),
-            Err(InternError::DuplicateLabel { .. })
-        ));
-    }
 }

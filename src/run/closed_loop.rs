@@ -189,7 +189,12 @@ impl ClosedLoop {
 
     fn observe(&mut self, emission: &Emission, tick: &mut Tick) {
         let view = &*emission.view;
-        let rows = rows::of_batch(&emission.rows);
+        self.rules.show(view, emission.window.end, emission.rows.clone());
+        let planned_on = self.targets.iter().any(|target| target.view == view);
+        if !planned_on && !self.insight.watches(view) {
+            return;
+        }
+        let rows: Vec<insight::Row> = rows::of_batch(&emission.rows).collect();
         let step = self.slides.get(view).copied().unwrap_or(self.interval);
         let findings = self.insight.observe(view, emission.window.end, step, &rows);
         for target in self.targets.iter().filter(|target| target.view == view) {
@@ -197,7 +202,6 @@ impl ClosedLoop {
             scaling.take_load(target, emission.window.end, &rows);
             scaling.take_forecast(target, &findings.forecasts);
         }
-        self.rules.show(view, emission.window.end, emission.rows.clone());
         tick.anomalies.extend(findings.anomalies);
         tick.scores.extend(findings.scores);
         tick.forecasts.extend(findings.forecasts);

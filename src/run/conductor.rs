@@ -142,6 +142,7 @@ impl<F: Feed, E: Exit, C: Clock> Conductor<F, E, C> {
         let settings = prepared.settings.clone();
         let adopted = self.parts.runtime.block_on(self.parts.core.reload(prepared))?;
         self.parts.settings = settings;
+        self.parts.board.set(self.parts.core.engine.explain());
         let _ = done.send(adopted);
         Ok(())
     }
@@ -302,12 +303,14 @@ impl<F: Feed, E: Exit, C: Clock> Conductor<F, E, C> {
         let handed = self.handed.get(app).copied();
         let low = partition.low;
         if let Some(stored) = stored.filter(|&stored| stored < low) {
-            anyhow::bail!(
-                "records [{stored}, {low}) of {}[{}] were deleted before they were read (hint: raise the topic's \
-                 retention; to go on without them, start with an empty store and a new kafka.group_id)",
-                partition.topic,
-                partition.partition
+            let (topic, number) = (&*partition.topic, partition.partition);
+            anyhow::ensure!(
+                self.parts.settings.skip_deleted,
+                "records [{stored}, {low}) of {topic}[{number}] were deleted before they were read (hint: raise the \
+                 topic's retention; to go on without them, set kafka.deleted_unread = \"skip\")"
             );
+            warn!(topic, partition = number, from = stored, to = low, "records were deleted before they were read");
+            self.parts.telemetry.broker.deleted_unread(topic, (low - stored) as u64);
         }
         if let Some(effects) = effects.filter(|&effects| effects < low) {
             let (topic, number) = (&*partition.topic, partition.partition);

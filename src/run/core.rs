@@ -356,9 +356,10 @@ impl Core {
     }
 
     fn store_new_series(&mut self) -> Result<()> {
-        let Some(new) = self.interner.all().get(self.series_stored..).filter(|new| !new.is_empty()) else {
+        if self.series_stored == self.interner.len() {
             return Ok(());
-        };
+        }
+        let new = self.interner.range(self.series_stored..self.interner.len());
         let batch = columns::series(new, super::clock::now(), &self.store.schema("series")?)?;
         self.store.append("series", Some(batch), &[])?;
         self.series_stored = self.interner.len();
@@ -410,8 +411,8 @@ impl Core {
                 series_id: (source == Source::Metrics)
                     .then(|| decoded.samples.series.get(one.row as usize))
                     .flatten()
-                    .and_then(|&series| self.interner.all().get(series as usize))
-                    .map(|series| series.id.0),
+                    .and_then(|&series| self.interner.ids().get(series as usize))
+                    .map(|id| id.0),
                 value: (source == Source::Metrics)
                     .then(|| decoded.samples.value.get(one.row as usize).copied())
                     .flatten(),

@@ -9,14 +9,11 @@ use crate::telemetry::latest::{AlertValue, ForecastValue, TrackValue};
 /// Shows what a tick gave.
 pub fn show(telemetry: &Telemetry, closed_loop: &ClosedLoop, tick: &Tick) {
     for emission in &tick.emissions {
-        let values: Vec<TrackValue> = rows::of_batch(&emission.rows)
-            .into_iter()
-            .flat_map(|row| {
-                let key = row.key;
-                row.values.into_iter().map(move |(column, value)| TrackValue { column, key: key.clone(), value })
-            })
-            .collect();
-        telemetry.latest.replace_view(&emission.view, &values);
+        let values = rows::of_batch(&emission.rows).flat_map(|row| {
+            let key = row.key;
+            row.values.into_iter().map(move |(column, value)| TrackValue { column, key: key.clone(), value })
+        });
+        telemetry.latest.replace_view(&emission.view, values);
     }
     show_scores(telemetry, tick);
     show_forecasts(telemetry, tick);

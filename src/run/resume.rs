@@ -19,7 +19,7 @@ use tracing::{info, warn};
 use super::core::{Core, LOOP_APP, LOOP_TABLES, VIEW_APP};
 use super::partition::DoneBefore;
 use crate::model::batch::Samples;
-use crate::model::series::{Interner, Kind, Series, SeriesId};
+use crate::model::series::{Descriptor, Interner, Kind, SeriesId};
 use crate::model::time::EventTime;
 use crate::store::{Store, columns};
 use crate::stream::rebuild::LateBefore;
@@ -59,13 +59,13 @@ pub async fn series(store: &Store, series_max: usize) -> Result<Interner> {
         for row in 0..batch.num_rows() {
             let pairs = labels.value(row);
             let (keys, values) = (pairs.column(0).as_string::<i32>(), pairs.column(1).as_string::<i32>());
-            interner.restore(Series {
-                id: SeriesId(ids.value(row)),
-                name: names.value(row).into(),
-                labels: (0..pairs.len()).map(|at| (keys.value(at).into(), values.value(at).into())).collect(),
+            let mut described = Descriptor {
+                name: names.value(row),
+                labels: (0..pairs.len()).map(|at| (keys.value(at), values.value(at))).collect(),
                 kind: Kind::parse(kinds.value(row)).unwrap_or_default(),
-                unit: units.value(row).into(),
-            });
+                unit: units.value(row),
+            };
+            interner.restore(SeriesId(ids.value(row)), &mut described);
         }
         Ok(())
     })
@@ -100,8 +100,8 @@ pub async fn rebuild(core: &mut Core, store: &Store) -> Result<()> {
     let context = session(store)?;
     refill(core, &context).await?;
     let mut late = late_before(core, &context).await?;
-    rebuild_from_samples(core, store, &context, &mut late).await?;
-    rebuild_from_events(core, store, &context, &mut late).await?;
+    rebuild_from(Source::Metrics, core, store, &context, &mut late).await?;
+    rebuild_from(Source::Events, core, store, &context, &mut late).await?;
     core.engine.rebuilt();
     Ok(())
 }
@@ -297,54 +297,48 @@ fn windows(view: &str, cut: &Window, batch: &RecordBatch) -> Result<Vec<Emission
     Ok(emissions)
 }
 
-async fn rebuild_from_samples(
+async fn rebuild_from(
+    source: Source,
     core: &mut Core,
     store: &Store,
     context: &SessionContext,
     late: &mut LateBefore,
 ) -> Result<()> {
     let mut rows = 0;
-    for slice in slices(core, Source::Metrics, context).await? {
-        let (engine, interner) = (&mut core.engine, &core.interner);
-        each_batch(slice.of(context, "samples").await?, |batch| {
-            let ids = column(batch, "series_id")?.as_primitive::<Int64Type>();
-            let ts = column(batch, "ts")?.as_primitive::<TimestampMicrosecondType>();
-            let values = column(batch, "value")?.as_primitive::<Float64Type>();
-            let mut samples = Samples::default();
-            for row in 0..batch.num_rows() {
-                let series = interner.find(SeriesId(ids.value(row))).context("a stored sample has no stored series")?;
-                samples.push(series, EventTime::from_micros(ts.value(row)), values.value(row));
+    for slice in slices(core, source, context).await? {
+        let stored = slice.of(context, table_of(source)).await?;
+        each_batch(stored, |batch| {
+            rows += batch.num_rows();
+            match source {
+                Source::Metrics => take_samples(core, batch, late),
+                Source::Events => Ok(core.engine.rebuild_from_events(batch, late)?),
             }
-            rows += samples.len();
-            Ok(engine.rebuild_from_samples(&samples, interner, late)?)
         })
         .await
-        .context("failed to rebuild open windows from samples")?;
-        settle(core, store, Source::Metrics, &slice).await?;
+        .with_context(|| format!("failed to rebuild open windows from {}", table_of(source)))?;
+        settle(core, store, source, &slice).await?;
     }
-    info!(rows, "open windows rebuilt from samples");
+    info!(rows, from = table_of(source), "open windows rebuilt");
     Ok(())
 }
 
-async fn rebuild_from_events(
-    core: &mut Core,
-    store: &Store,
-    context: &SessionContext,
-    late: &mut LateBefore,
-) -> Result<()> {
-    let mut rows = 0;
-    for slice in slices(core, Source::Events, context).await? {
-        let engine = &mut core.engine;
-        each_batch(slice.of(context, "events").await?, |batch| {
-            rows += batch.num_rows();
-            Ok(engine.rebuild_from_events(batch, late)?)
-        })
-        .await
-        .context("failed to rebuild open windows from events")?;
-        settle(core, store, Source::Events, &slice).await?;
+fn table_of(source: Source) -> &'static str {
+    match source {
+        Source::Metrics => "samples",
+        Source::Events => "events",
     }
-    info!(rows, "open windows rebuilt from events");
-    Ok(())
+}
+
+fn take_samples(core: &mut Core, batch: &RecordBatch, late: &mut LateBefore) -> Result<()> {
+    let ids = column(batch, "series_id")?.as_primitive::<Int64Type>();
+    let ts = column(batch, "ts")?.as_primitive::<TimestampMicrosecondType>();
+    let values = column(batch, "value")?.as_primitive::<Float64Type>();
+    let mut samples = Samples::default();
+    for row in 0..batch.num_rows() {
+        let series = core.interner.find(SeriesId(ids.value(row))).context("a stored sample has no stored series")?;
+        samples.push(series, EventTime::from_micros(ts.value(row)), values.value(row));
+    }
+    Ok(core.engine.rebuild_from_samples(&samples, &core.interner, late)?)
 }
 
 /// Stored rows of `[from, to)`, either end open where it is none.
@@ -376,8 +370,7 @@ async fn slices(core: &Core, source: Source, context: &SessionContext) -> Result
     let mut slices = Vec::new();
     if at + SLICE < settled {
         // A backfill may ask for more than there is.
-        let table = if source == Source::Metrics { "samples" } else { "events" };
-        let whole = Slice { from, to: None }.of(context, table).await?;
+        let whole = Slice { from, to: None }.of(context, table_of(source)).await?;
         let first = whole.aggregate(Vec::new(), vec![min(col("ts"))])?.collect().await?;
         let first = first.first().map(|batch| batch.column(0).as_primitive::<TimestampMicrosecondType>().clone());
         match first.filter(|first| first.is_valid(0)) {

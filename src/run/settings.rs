@@ -22,6 +22,8 @@ use crate::{insight, kafka, query, serve, store};
 pub struct Settings {
     pub kafka: kafka::settings::Settings,
     pub inputs: Vec<Input>,
+    /// Whether records that were deleted before they were read are passed over.
+    pub skip_deleted: bool,
     pub limits: Limits,
     pub series_max: usize,
     pub age_max: Duration,
@@ -65,6 +67,7 @@ impl Settings {
         check_columns(config, &views)?;
         Ok(Settings {
             kafka: kafka(config),
+            skip_deleted: config.kafka.deleted_unread == raw::DeletedUnread::Skip,
             limits: limits(config),
             series_max: config.limits.series_max,
             age_max: config.limits.age_max.get(),

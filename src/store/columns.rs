@@ -206,8 +206,8 @@ pub struct StateRow {
 
 /// Turns samples into rows of `samples`.
 pub fn samples(batch: &Samples, interner: &Interner, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
-    let all = interner.all();
-    let ids = batch.series.iter().map(|&at| all.get(at as usize).map_or(0, |series| series.id.0));
+    let all = interner.ids();
+    let ids = batch.series.iter().map(|&at| all.get(at as usize).map_or(0, |id| id.0));
     let columns: Vec<ArrayRef> = vec![
         Arc::new(Int64Array::from_iter_values(ids)),
         Arc::new(TimestampMicrosecondArray::from(batch.ts.clone()).with_timezone("UTC")),
@@ -217,18 +217,25 @@ pub fn samples(batch: &Samples, interner: &Interner, schema: &SchemaRef) -> Resu
 }
 
 /// Turns series first seen at some moment into rows of `series`.
-pub fn series(new: &[Arc<Series>], first_seen: EventTime, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+pub fn series<'a>(
+    new: impl Iterator<Item = Series<'a>>,
+    first_seen: EventTime,
+    schema: &SchemaRef,
+) -> Result<RecordBatch, ArrowError> {
+    let mut ids = Int64Builder::new();
     let (mut names, mut kinds, mut units) = (StringBuilder::new(), StringBuilder::new(), StringBuilder::new());
     let mut labels = map_builder();
     for one in new {
-        names.append_value(&one.name);
+        ids.append_value(one.id.0);
+        names.append_value(one.name);
         kinds.append_value(one.kind.as_str());
-        units.append_value(&one.unit);
-        append_map(&mut labels, one.labels.iter().map(|(name, value)| (&**name, &**value)))?;
+        units.append_value(one.unit);
+        append_map(&mut labels, one.labels())?;
     }
-    let seen = vec![first_seen.as_micros(); new.len()];
+    let ids = ids.finish();
+    let seen = vec![first_seen.as_micros(); ids.len()];
     let columns: Vec<ArrayRef> = vec![
-        Arc::new(Int64Array::from_iter_values(new.iter().map(|one| one.id.0))),
+        Arc::new(ids),
         Arc::new(names.finish()),
         Arc::new(labels.finish()),
         Arc::new(kinds.finish()),

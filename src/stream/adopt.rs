@@ -136,7 +136,7 @@ impl Engine {
             let from = self.routes.len();
             let chunk = from..before.len().min(from + SERIES_CHUNK);
             let rows =
-                series::columns(&interner.all()[chunk.clone()]).map_err(|source| StreamError::Series { source })?;
+                series::columns(interner.range(chunk.clone())).map_err(|source| StreamError::Series { source })?;
             let mut wanted = Vec::new();
             for (number, aggregation) in self.aggregations.iter_mut().enumerate() {
                 if aggregation.origin != Origin::Source(Source::Metrics) {

@@ -33,6 +33,8 @@ pub(super) struct Aggregation {
     intake: Intake,
     keys: Keys,
     aggregates: Vec<Aggregate>,
+    /// What is done with a row before it is aggregated, for people.
+    steps: Vec<String>,
     open: Open,
     /// The views it serves, by number.
     pub members: Vec<usize>,
@@ -47,7 +49,8 @@ pub(super) struct Aggregation {
 }
 
 impl Aggregation {
-    pub fn new(shape: Shape, members: Vec<usize>, bytes_max: usize) -> Result<Aggregation> {
+    pub fn new(mut shape: Shape, members: Vec<usize>, bytes_max: usize) -> Result<Aggregation> {
+        let steps = std::mem::take(&mut shape.steps);
         let (origin, window, width) = (shape.origin, shape.window, shape.pane_width());
         let keys = Keys::new(&shape.key_types)?;
         let (intake, aggregates) = shape.into_intake()?;
@@ -60,6 +63,7 @@ impl Aggregation {
             intake,
             keys,
             aggregates,
+            steps,
             open,
             members,
             bytes_max,
@@ -76,12 +80,12 @@ impl Aggregation {
 
     /// Goes on with the open windows of another that takes in and aggregates the same; its number may be another.
     pub fn adopt(&mut self, old: Aggregation) {
-        let Aggregation { origin, members, bytes_max, .. } = self;
-        *self = Aggregation { origin: *origin, members: std::mem::take(members), bytes_max: *bytes_max, ..old };
+        let (origin, members, bytes_max) = (self.origin, std::mem::take(&mut self.members), self.bytes_max);
+        *self = Aggregation { origin, members, bytes_max, rebuilding: false, ..old };
     }
 
     /// Takes in new series and tells which of them have rows that can pass.
-    pub fn extend_series(&mut self, new: &RecordBatch) -> Result<Vec<bool>> {
+    pub fn extend_series(&mut self, new: &RecordBatch) -> Result<BooleanArray> {
         self.intake.extend_series(new, &mut self.keys)
     }
 
@@ -263,10 +267,8 @@ impl Aggregation {
 
     /// Says what is done with each row, step by step.
     pub fn describe(&self) -> Vec<String> {
-        let mut steps = self.intake.describe();
-        let aggregates: Vec<&str> = self.aggregates.iter().map(|aggregate| aggregate.words.as_str()).collect();
-        steps.push(format!("aggregate: {}", aggregates.join(", ")));
-        steps
+        let aggregates = self.aggregates.iter().map(|aggregate| format!("aggregate {}", aggregate.sql));
+        self.steps.iter().cloned().chain(aggregates).collect()
     }
 
     /// Returns how many panes or sessions are open, and how many distinct keys are known.

@@ -49,7 +49,6 @@ impl Dimension {
 
 /// How rows find their partner in a dimension table.
 pub(super) struct Lookup {
-    name: String,
     /// What the lookup was planned from: two with equal words do the same.
     pub words: String,
     /// Over the columns of the input so far, by position.
@@ -84,13 +83,7 @@ impl Lookup {
                 return Ok(Err(format!("table {} has more than one row of a key; row {line} repeats one", table.name)));
             }
         }
-        let name = table.name.clone();
-        Ok(Ok(Lookup { name, words, on, converter, row_of, table: table.rows.clone(), outer }))
-    }
-
-    /// Says what is joined.
-    pub fn describe(&self) -> String {
-        format!("join: {} ({} rows{})", self.name, self.table.num_rows(), if self.outer { ", left" } else { "" })
+        Ok(Ok(Lookup { words, on, converter, row_of, table: table.rows.clone(), outer }))
     }
 
     /// Returns the partner of each row, NULL where it has none, and the table's columns beside the rows.

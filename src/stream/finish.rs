@@ -58,8 +58,13 @@ pub(super) struct History {
 }
 
 impl History {
-    pub fn push(&mut self, end: EventTime, rows: RecordBatch) {
+    /// Keeps the rows of a window, where they fit below a bound of bytes; returns how many did not.
+    pub fn push(&mut self, end: EventTime, rows: RecordBatch, bytes_max: usize) -> u64 {
+        if self.bytes().saturating_add(rows.get_array_memory_size()) > bytes_max {
+            return rows.num_rows() as u64;
+        }
         self.windows.push_back((end, rows));
+        0
     }
 
     /// Forgets the windows that end at or before `horizon`.

@@ -1,13 +1,14 @@
 //! From pushed rows to what is aggregated: conditions, joins with dimension tables, group keys and arguments. Keeps what
 //! it knows of series; keeps no rows.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, BooleanArray, Float64Array, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray,
     UInt32Array,
 };
-use arrow::compute::{and, filter, is_not_null, take};
+use arrow::compute::{and, filter, filter_record_batch, is_not_null, take};
 use arrow::datatypes::SchemaRef;
 use datafusion::error::Result;
 use datafusion::physical_expr::PhysicalExpr;
@@ -47,10 +48,16 @@ pub(super) struct Intake {
     pub known: KnownSeries,
 }
 
+/// What is known of the series whose rows can pass. They are numbered among themselves, in order of first sight: where a
+/// view reads few of many series, it holds little.
 #[derive(Default)]
 pub(super) struct KnownSeries {
-    statics: Vec<PerSeries>,
-    /// The key of each series, where keys depend on the series alone; zero for those that do not pass.
+    /// The number of each series here; of those that cannot pass, any.
+    number_of: Vec<u32>,
+    len: u32,
+    /// The values of those statics that are read row by row.
+    statics: BTreeMap<usize, PerSeries>,
+    /// The key of each, where keys depend on the series alone.
     key_of: Vec<u32>,
 }
 
@@ -67,6 +74,7 @@ pub(super) struct Selection {
 pub(super) struct Candidates {
     pub rows: Vec<u32>,
     batch: RecordBatch,
+    /// The series of each row, as [`KnownSeries`] numbers them.
     series: Option<UInt32Array>,
 }
 
@@ -76,59 +84,72 @@ impl Intake {
         self.samples.is_some() && self.keys.iter().all(|key| matches!(key, Operand::PerSeries(_)))
     }
 
-    /// Says what is done with each row, step by step.
-    pub fn describe(&self) -> Vec<String> {
-        let (mut steps, named) = (Vec::new(), |operand: &Operand| match operand {
-            Operand::PerSeries(at) => format!("{} (per series)", self.statics[*at]),
-            Operand::PerRow(expr) => expr.to_string(),
-        });
-        steps.extend(self.lookups.iter().map(Lookup::describe));
-        steps.extend(self.conditions.iter().map(|condition| format!("where: {}", named(condition))));
-        steps.extend(self.keys.iter().map(|key| format!("key: {}", named(key))));
-        steps
-    }
-
-    /// Takes in new series, given as [`super::series::columns`], and tells which of them have rows that can pass.
-    pub fn extend_series(&mut self, new: &RecordBatch, keys: &mut Keys) -> Result<Vec<bool>> {
-        let count = new.num_rows();
-        let mut passes = vec![true; count];
-        let mut columns = new.columns().to_vec();
-        for lookup in &self.lookups {
-            let (found, joined) = lookup.join(&columns, count)?;
-            if !lookup.outer {
-                passes.iter_mut().zip(found.iter()).for_each(|(pass, found)| *pass &= found.is_some());
-            }
-            columns.extend(joined);
-        }
-        let batch = unnamed(columns, count)?;
-        let fresh = self.statics.iter().map(|expr| evaluate(expr, &batch)).collect::<Result<Vec<_>>>()?;
+    /// Takes in new series, given as [`super::series::columns`], and tells which of them have rows that can pass. Of the
+    /// others nothing is computed or kept.
+    pub fn extend_series(&mut self, new: &RecordBatch, keys: &mut Keys) -> Result<BooleanArray> {
+        let (joined, mut passes) = self.join_series(new)?;
         for condition in &self.conditions {
             let Operand::PerSeries(at) = condition else { continue };
-            let holds = holds(&fresh[*at])?;
-            passes.iter_mut().zip(holds.values()).for_each(|(pass, holds)| *pass &= holds);
+            passes = and(&passes, &holds(&evaluate(&self.statics[*at], &joined)?)?)?;
         }
-        if self.keys_per_series() {
-            let wanted: UInt32Array =
-                passes.iter().zip(0u32..).filter(|(pass, _)| **pass).map(|(_, row)| row).collect();
-            let of_series = self.keys.iter().map(|key| match key {
-                Operand::PerSeries(at) => Ok(take(&fresh[*at], &wanted, None)?),
-                Operand::PerRow(_) => unreachable!("checked just above"),
-            });
-            let of_series = of_series.collect::<Result<Vec<_>>>()?;
-            let mut numbers = keys.intern(&of_series, wanted.len())?.into_iter();
-            let all = passes.iter().map(|&pass| if pass { numbers.next().unwrap_or_default() } else { 0 });
-            self.known.key_of.extend(all);
+        for pass in passes.values() {
+            self.known.number_of.push(self.known.len);
+            self.known.len += u32::from(pass);
         }
-        self.known.statics.resize_with(fresh.len(), PerSeries::default);
-        for (known, fresh) in self.known.statics.iter_mut().zip(fresh) {
-            known.extend(fresh)?;
+        if passes.true_count() > 0 {
+            self.keep_series(&filter_record_batch(&joined, &passes)?, keys)?;
         }
         Ok(passes)
     }
 
+    /// Puts the columns of dimension tables beside those of series; tells which have a partner in every table that asks
+    /// for one.
+    fn join_series(&self, new: &RecordBatch) -> Result<(RecordBatch, BooleanArray)> {
+        let mut passes = BooleanArray::from(vec![true; new.num_rows()]);
+        let mut columns = new.columns().to_vec();
+        for lookup in &self.lookups {
+            let (found, joined) = lookup.join(&columns, new.num_rows())?;
+            if !lookup.outer {
+                passes = and(&passes, &is_not_null(&found)?)?;
+            }
+            columns.extend(joined);
+        }
+        Ok((unnamed(columns, new.num_rows())?, passes))
+    }
+
+    /// Keeps of series that can pass what their rows will need.
+    fn keep_series(&mut self, passing: &RecordBatch, keys: &mut Keys) -> Result<()> {
+        if self.keys_per_series() {
+            let columns = self.keys.iter().map(|key| match key {
+                Operand::PerSeries(at) => evaluate(&self.statics[*at], passing),
+                Operand::PerRow(_) => unreachable!("checked just above"),
+            });
+            let columns = columns.collect::<Result<Vec<_>>>()?;
+            self.known.key_of.extend(keys.intern(&columns, passing.num_rows())?);
+        }
+        for at in self.read_by_rows() {
+            let values = evaluate(&self.statics[at], passing)?;
+            self.known.statics.entry(at).or_default().extend(values)?;
+        }
+        Ok(())
+    }
+
+    /// Returns the statics that are read row by row. Conditions have done their part once it is known which series pass,
+    /// and so have keys where they depend on the series alone.
+    fn read_by_rows(&self) -> BTreeSet<usize> {
+        let keys = if self.keys_per_series() { &[] } else { self.keys.as_slice() };
+        let operands = keys.iter().chain(&self.columns).chain(&self.masks);
+        let whole = operands.filter_map(|operand| match operand {
+            Operand::PerSeries(at) => Some(*at),
+            Operand::PerRow(_) => None,
+        });
+        whole.chain(self.woven.iter().copied()).collect()
+    }
+
     /// Picks from samples the rows that meet the conditions. `rows` are of series that can pass.
     pub fn of_samples(&self, rows: Vec<u32>, samples: &Samples) -> Result<Candidates> {
-        let series: UInt32Array = rows.iter().map(|&row| samples.series[row as usize]).collect();
+        let series = rows.iter().map(|&row| self.known.number_of[samples.series[row as usize] as usize]);
+        let series = UInt32Array::from_iter_values(series);
         let own = self.samples.as_ref().expect("only asked of intakes over samples");
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.row_schema.fields().len());
         for &at in &self.needed {
@@ -179,7 +200,7 @@ impl Intake {
     ) -> Result<Candidates> {
         if let Some(series) = &series {
             for &at in &self.woven {
-                columns.push(self.known.statics[at].of(series)?);
+                columns.push(self.known.statics[&at].of(series)?);
             }
         }
         let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
@@ -205,7 +226,7 @@ impl Intake {
         let Candidates { rows, batch, series } = candidates;
         let operand = |operand: &Operand| match (operand, &series) {
             (Operand::PerRow(expr), _) => evaluate(expr, &batch),
-            (Operand::PerSeries(at), Some(series)) => Ok(self.known.statics[*at].of(series)?),
+            (Operand::PerSeries(at), Some(series)) => Ok(self.known.statics[at].of(series)?),
             (Operand::PerSeries(_), None) => unreachable!("only samples have series"),
         };
         let keys = match &series {
@@ -229,7 +250,7 @@ impl Candidates {
         if flags.true_count() == flags.len() {
             return Ok(());
         }
-        self.batch = arrow::compute::filter_record_batch(&self.batch, flags)?;
+        self.batch = filter_record_batch(&self.batch, flags)?;
         let kept = |row: &u32| flags.value(*row as usize);
         if let Some(series) = &mut self.series {
             *series = (0u32..).zip(series.values()).filter(|(at, _)| kept(at)).map(|(_, series)| *series).collect();

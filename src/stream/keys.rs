@@ -3,91 +3,84 @@
 use arrow::array::ArrayRef;
 use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
-use arrow::row::{OwnedRow, RowConverter, SortField};
+use arrow::row::{Row, RowConverter, Rows, SortField};
 use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// The combinations of key values a view has seen, numbered from zero.
 pub(super) struct Keys {
     /// None where the view groups by its window alone: then there is one key, number zero.
-    converter: Option<RowConverter>,
+    known: Option<Known>,
+}
+
+struct Known {
+    converter: RowConverter,
+    /// The keys side by side in one buffer: there may be as many as there are series.
+    rows: Rows,
     numbers: HashTable<u32>,
-    rows: Vec<OwnedRow>,
-    bytes: usize,
 }
 
 impl Keys {
     pub fn new(types: &[DataType]) -> Result<Keys, ArrowError> {
-        let fields: Vec<SortField> = types.iter().map(|of| SortField::new(of.clone())).collect();
-        let converter = (!fields.is_empty()).then(|| RowConverter::new(fields)).transpose()?;
-        Ok(Keys { converter, numbers: HashTable::new(), rows: Vec::new(), bytes: 0 })
+        if types.is_empty() {
+            return Ok(Keys { known: None });
+        }
+        let converter = RowConverter::new(types.iter().map(|of| SortField::new(of.clone())).collect())?;
+        Ok(Keys { known: Some(Known { rows: converter.empty_rows(0, 0), converter, numbers: HashTable::new() }) })
     }
 
     /// Returns the number of each row's key. All columns have `rows` rows.
     pub fn intern(&mut self, columns: &[ArrayRef], rows: usize) -> Result<Vec<u32>, ArrowError> {
-        let Some(converter) = &mut self.converter else { return Ok(vec![0; rows]) };
-        let converted = converter.convert_columns(columns)?;
-        let mut numbers = Vec::with_capacity(rows);
-        for row in converted.iter() {
-            let hash = xxh3_64(row.as_ref());
-            let same = |&number: &u32| self.rows[number as usize].row() == row;
-            let number = match self.numbers.find(hash, same) {
-                Some(&number) => number,
-                None => {
-                    let next = u32::try_from(self.rows.len()).expect("a view's groups are bounded far below u32::MAX");
-                    let kept = &self.rows;
-                    let rehash = |&number: &u32| match kept.get(number as usize) {
-                        Some(row) => xxh3_64(row.as_ref()),
-                        None => hash,
-                    };
-                    self.numbers.insert_unique(hash, next, rehash);
-                    self.bytes += row.as_ref().len() + size_of::<OwnedRow>();
-                    self.rows.push(row.owned());
-                    next
-                }
-            };
-            numbers.push(number);
-        }
-        Ok(numbers)
+        let Some(known) = &mut self.known else { return Ok(vec![0; rows]) };
+        let converted = known.converter.convert_columns(columns)?;
+        Ok(converted.iter().map(|row| known.number(row)).collect())
     }
 
     /// Returns the values behind some numbers, a column per key.
     pub fn columns(&self, numbers: &[u32]) -> Result<Vec<ArrayRef>, ArrowError> {
-        let Some(converter) = &self.converter else { return Ok(Vec::new()) };
-        converter.convert_rows(numbers.iter().map(|&number| self.rows[number as usize].row()))
+        let Some(Known { converter, rows, .. }) = &self.known else { return Ok(Vec::new()) };
+        converter.convert_rows(numbers.iter().map(|&number| rows.row(number as usize)))
     }
 
     /// Sorts numbers by the values behind them, so that a window's rows come in one order whatever came first.
     pub fn sort(&self, numbers: &mut [(u32, usize)]) {
-        if self.converter.is_some() {
-            numbers.sort_unstable_by(|(a, _), (b, _)| self.rows[*a as usize].cmp(&self.rows[*b as usize]));
+        if let Some(Known { rows, .. }) = &self.known {
+            numbers.sort_by_cached_key(|(number, _)| rows.row(*number as usize));
         }
     }
 
     pub fn len(&self) -> usize {
-        self.rows.len()
+        self.known.as_ref().map_or(0, |known| known.rows.num_rows())
     }
 
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.known.as_ref().map_or(0, |known| known.rows.size() + known.numbers.allocation_size())
     }
 
     /// Keeps only the keys that are in use and returns the new number of each old one.
     pub fn compact(&mut self, used: &[u32]) -> Vec<Option<u32>> {
-        let mut renumbered = vec![None; self.rows.len()];
-        let old = std::mem::take(&mut self.rows);
-        self.numbers.clear();
-        self.bytes = 0;
+        let mut renumbered = vec![None; self.len()];
+        let Some(known) = &mut self.known else { return renumbered };
+        let old = std::mem::replace(&mut known.rows, known.converter.empty_rows(0, 0));
+        known.numbers.clear();
         for &number in used {
-            let next = self.rows.len() as u32;
-            let row = old[number as usize].clone();
-            renumbered[number as usize] = Some(next);
-            self.bytes += row.as_ref().len() + size_of::<OwnedRow>();
-            let hash = xxh3_64(row.as_ref());
-            self.rows.push(row);
-            let kept = &self.rows;
-            self.numbers.insert_unique(hash, next, |&n| xxh3_64(kept[n as usize].as_ref()));
+            renumbered[number as usize] = Some(known.number(old.row(number as usize)));
         }
         renumbered
+    }
+}
+
+impl Known {
+    /// Returns the number of a key, giving it the next one where it is new.
+    fn number(&mut self, row: Row<'_>) -> u32 {
+        let (rows, hash) = (&self.rows, xxh3_64(row.as_ref()));
+        if let Some(&known) = self.numbers.find(hash, |&number| rows.row(number as usize) == row) {
+            return known;
+        }
+        let next = u32::try_from(rows.num_rows()).expect("a view's groups are bounded far below u32::MAX");
+        self.rows.push(row);
+        let rows = &self.rows;
+        self.numbers.insert_unique(hash, next, |&number| xxh3_64(rows.row(number as usize).as_ref()));
+        next
     }
 }

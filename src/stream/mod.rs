@@ -193,9 +193,9 @@ impl Engine {
     }
 
     fn extend_series(&mut self, interner: &Interner) -> Result<(), StreamError> {
-        while let Some(new) = interner.all().get(self.routes.len()..).filter(|new| !new.is_empty()) {
-            let new = &new[..new.len().min(SERIES_CHUNK)];
-            let rows = series::columns(new).map_err(|source| StreamError::Series { source })?;
+        while self.routes.len() < interner.len() {
+            let new = self.routes.len()..interner.len().min(self.routes.len() + SERIES_CHUNK);
+            let rows = series::columns(interner.range(new)).map_err(|source| StreamError::Series { source })?;
             let mut wanted = Vec::new();
             for (number, aggregation) in (0u16..).zip(&mut self.aggregations) {
                 if aggregation.origin == Origin::Source(Source::Metrics) {
@@ -203,7 +203,7 @@ impl Engine {
                     wanted.push((number, aggregation.extend_series(&rows).map_err(failed)?));
                 }
             }
-            self.routes.extend(new.len(), &wanted);
+            self.routes.extend(rows.num_rows(), &wanted);
         }
         Ok(())
     }

@@ -20,6 +20,8 @@ pub(super) struct Aggregate {
     pub function: Arc<AggregateFunctionExpr>,
     /// What is computed, in words; two with equal words compute the same.
     pub words: String,
+    /// As a person writes it.
+    pub sql: String,
     /// Indices into the selection's columns.
     pub arguments: Vec<usize>,
     /// Index into the selection's masks.

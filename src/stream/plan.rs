@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{DFSchema, ScalarValue};
+use datafusion::common::{Column, DFSchema, ScalarValue};
 use datafusion::datasource::MemTable;
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::expr::AggregateFunction;
+use datafusion::logical_expr::expr_rewriter::unnormalize_col;
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder};
 use datafusion::optimizer::extract_equijoin_predicate::ExtractEquijoinPredicate;
 use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
@@ -19,6 +20,7 @@ use datafusion::optimizer::{Optimizer, OptimizerRule};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::{LoweredAggregate, LoweredAggregateBuilder};
 use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::sql::unparser::expr_to_sql;
 
 use super::cut::{Cut, head_line};
 use super::definition::Definition;
@@ -215,17 +217,20 @@ impl Planner<'_> {
             let on = join.on.iter().map(|(left, _)| self.physical(left, &join.left)).collect::<Result<Vec<_>>>();
             let columns = join.on.iter().map(|(_, column)| table.rows.schema().index_of(&column.name));
             let columns = columns.collect::<Result<Vec<_>, _>>().map_err(|error| failed(error.into()))?;
-            let added = shape.join(on.map_err(&failed)?, table, &columns, join.outer).map_err(&failed)?;
+            let sql: Vec<String> =
+                join.on.iter().map(|(left, right)| format!("{} = {}", as_sql(left), right.name)).collect();
+            let added = shape.join(on.map_err(&failed)?, table, &columns, join.outer, &sql.join(" AND "));
+            let added = added.map_err(&failed)?;
             added.map_err(|message| self.unsupported(message))?;
         }
         for condition in &cut.conditions {
-            let condition = self.outside_window(condition, input)?;
-            shape.condition(condition).map_err(&failed)?;
+            let (sql, condition) = (as_sql(condition), self.outside_window(condition, input)?);
+            shape.condition(condition, &sql).map_err(&failed)?;
         }
         for key in keys {
             let of = key.get_type(input).map_err(&failed)?;
-            let key = self.outside_window(key, input)?;
-            shape.key(key, of).map_err(&failed)?;
+            let (sql, key) = (as_sql(key), self.outside_window(key, input)?);
+            shape.key(key, of, &sql).map_err(&failed)?;
         }
         Ok(shape)
     }
@@ -271,7 +276,7 @@ impl Planner<'_> {
         }
         let arguments = function.expressions();
         arguments.iter().chain(&filter).try_for_each(|expr| self.check_outside_window(expr))?;
-        shape.call(Call { function, words, arguments, filter }).map_err(&failed)
+        shape.call(Call { function, words, sql: as_sql(expr), arguments, filter }).map_err(&failed)
     }
 
     /// Plans the nodes above the aggregate, innermost first, and returns the columns that come out.
@@ -381,6 +386,24 @@ fn split_groups(exprs: &[Expr]) -> (Vec<GroupColumn>, Vec<&Expr>) {
         });
     }
     (groups, keys)
+}
+
+/// Returns an expression as a person writes it.
+fn as_sql(expr: &Expr) -> String {
+    let spelled = expr.clone().unalias().transform_up(|part| {
+        Ok(match &part {
+            Expr::ScalarFunction(call) if call.name() == "get_field" => match &call.args[..] {
+                [of, Expr::Literal(ScalarValue::Utf8(Some(field)), _)] => {
+                    Transformed::yes(Expr::Column(Column::new_unqualified(format!("{}['{field}']", as_sql(of)))))
+                }
+                _ => Transformed::no(part),
+            },
+            _ => Transformed::no(part),
+        })
+    });
+    let expr = unnormalize_col(spelled.map_or_else(|_| expr.clone(), |spelled| spelled.data));
+    let sql = expr_to_sql(&expr).map_or_else(|_| expr.to_string(), |sql| sql.to_string());
+    sql.replace('"', "").replace("count(1)", "count(*)")
 }
 
 /// Returns the sketch that a quantile can be read from, and which quantile.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, MapBuilder, MapFieldNames, RecordBatch, StringBuilder, UInt32Array};
+use arrow::array::{Array, ArrayRef, BooleanArray, MapBuilder, MapFieldNames, RecordBatch, StringBuilder, UInt32Array};
 use arrow::compute::{concat, interleave, take};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
@@ -30,16 +30,16 @@ fn schema() -> SchemaRef {
 }
 
 /// Returns series as rows.
-pub(super) fn columns(series: &[Arc<Series>]) -> Result<RecordBatch, ArrowError> {
+pub(super) fn columns<'a>(series: impl Iterator<Item = Series<'a>>) -> Result<RecordBatch, ArrowError> {
     let mut words: [StringBuilder; 3] = Default::default();
     let entries = MapFieldNames { entry: "key_value".to_owned(), key: "key".to_owned(), value: "value".to_owned() };
     let mut labels = MapBuilder::new(Some(entries), StringBuilder::new(), StringBuilder::new());
     for series in series {
         let [name, kind, unit] = &mut words;
-        name.append_value(&series.name);
+        name.append_value(series.name);
         kind.append_value(series.kind.as_str());
-        unit.append_value(&series.unit);
-        for (label, value) in &series.labels {
+        unit.append_value(series.unit);
+        for (label, value) in series.labels() {
             labels.keys().append_value(label);
             labels.values().append_value(value);
         }
@@ -111,22 +111,27 @@ impl Routes {
     }
 
     /// Takes in new series: for each who might want them, by number, whether it does.
-    pub fn extend(&mut self, count: usize, wanted: &[(u16, Vec<bool>)]) {
+    pub fn extend(&mut self, count: usize, wanted: &[(u16, BooleanArray)]) {
+        let mut list = Vec::with_capacity(wanted.len());
         for at in 0..count {
-            let wants = |(_, passes): &&(u16, Vec<bool>)| passes.get(at).copied().unwrap_or_default();
-            let list: Vec<u16> = wanted.iter().filter(wants).map(|(who, _)| *who).collect();
-            let next = self.lists.len() as u32;
-            let number = *self.numbers.entry(list).or_insert_with_key(|list| {
-                self.lists.push(list.clone());
-                next
-            });
+            list.clear();
+            list.extend(wanted.iter().filter(|(_, passes)| passes.value(at)).map(|(who, _)| *who));
+            let number = match self.numbers.get(&list) {
+                Some(&known) => known,
+                None => {
+                    let next = self.lists.len() as u32;
+                    self.lists.push(list.clone());
+                    self.numbers.insert(list.clone(), next);
+                    next
+                }
+            };
             self.of.push(number);
         }
     }
 
     /// Tells of each of some series whether one wants its rows.
-    pub fn wants(&self, who: u16, series: Range<usize>) -> Vec<bool> {
-        self.of[series].iter().map(|&list| self.lists[list as usize].contains(&who)).collect()
+    pub fn wants(&self, who: u16, series: Range<usize>) -> BooleanArray {
+        self.of[series].iter().map(|&list| Some(self.lists[list as usize].contains(&who))).collect()
     }
 
     /// Deals rows out: the number of each row goes into the list of everyone who wants its series.
@@ -161,8 +166,8 @@ mod tests {
     #[test]
     fn rows_go_to_all_who_want_their_series_and_to_nobody_else() {
         let mut routes = Routes::default();
-        routes.extend(3, &[(0, vec![true, false, false]), (2, vec![true, true, false])]);
-        routes.extend(1, &[(0, vec![false]), (2, vec![true])]);
+        routes.extend(3, &[(0, vec![true, false, false].into()), (2, vec![true, true, false].into())]);
+        routes.extend(1, &[(0, vec![false].into()), (2, vec![true].into())]);
         let mut hands = vec![Vec::new(); 3];
         routes.deal(&[3, 0, 2, 1, 0], &mut hands);
         assert_eq!(hands, [vec![1, 4], vec![], vec![0, 1, 3, 4]]);

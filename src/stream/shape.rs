@@ -26,6 +26,8 @@ use crate::model::time::micros;
 pub(super) struct Call {
     pub function: Arc<AggregateFunctionExpr>,
     pub words: String,
+    /// As a person writes it.
+    pub sql: String,
     pub arguments: Vec<Arc<dyn PhysicalExpr>>,
     pub filter: Option<Arc<dyn PhysicalExpr>>,
 }
@@ -44,6 +46,8 @@ pub(super) struct Shape {
     masks: Vec<Operand>,
     pub aggregates: Vec<Aggregate>,
     calls: Vec<Call>,
+    /// What is done with a row before it is aggregated, for people.
+    pub steps: Vec<String>,
     /// Set where the windows of one view must not mix with those of others.
     pub alone: bool,
 }
@@ -65,6 +69,7 @@ impl Shape {
             masks: Vec::new(),
             aggregates: Vec::new(),
             calls: Vec::new(),
+            steps: Vec::new(),
             alone: false,
         }
     }
@@ -76,6 +81,7 @@ impl Shape {
         table: &Table,
         columns: &[usize],
         outer: bool,
+        sql: &str,
     ) -> Result<Result<(), String>> {
         let metrics = self.origin == Origin::Source(Source::Metrics);
         if metrics && on.iter().any(|on| !collect_columns(on).iter().all(|c| self.fixed.contains(&c.index()))) {
@@ -84,6 +90,8 @@ impl Shape {
             return Ok(Err(message));
         }
         let words = format!("{} {outer} {columns:?} {on:?}", table.name);
+        let (kind, often) = (if outer { "left join" } else { "join" }, if metrics { ", once per series" } else { "" });
+        self.steps.push(format!("{kind} {} on {sql}{often}", table.name));
         // Of samples only the columns of series are there when partners are looked for.
         let placed = on.into_iter().map(|on| {
             let placed = on.transform_down(|node| {
@@ -101,17 +109,25 @@ impl Shape {
         Ok(lookup.map(|lookup| self.lookups.push(lookup)))
     }
 
-    pub fn condition(&mut self, expr: Arc<dyn PhysicalExpr>) -> Result<()> {
-        let operand = self.operands.add(expr)?;
+    /// Adds a condition; `sql` is how a person writes it, here and below.
+    pub fn condition(&mut self, expr: Arc<dyn PhysicalExpr>, sql: &str) -> Result<()> {
+        let operand = self.add("where", expr, sql)?;
         self.conditions.push(operand);
         Ok(())
     }
 
-    pub fn key(&mut self, expr: Arc<dyn PhysicalExpr>, of: DataType) -> Result<()> {
-        let operand = self.operands.add(expr)?;
+    pub fn key(&mut self, expr: Arc<dyn PhysicalExpr>, of: DataType, sql: &str) -> Result<()> {
+        let operand = self.add("key", expr, sql)?;
         self.keys.push(operand);
         self.key_types.push(of);
         Ok(())
+    }
+
+    fn add(&mut self, what: &str, expr: Arc<dyn PhysicalExpr>, sql: &str) -> Result<Operand> {
+        let operand = self.operands.add(expr)?;
+        let often = if matches!(operand, Operand::PerSeries(_)) { ", once per series" } else { "" };
+        self.steps.push(format!("{what} {sql}{often}"));
+        Ok(operand)
     }
 
     /// Adds an aggregate where it is new; returns its number.
@@ -130,8 +146,8 @@ impl Shape {
         if let Some(at) = self.aggregates.iter().position(same) {
             return Ok(at);
         }
-        let (function, words) = (Arc::clone(&call.function), call.words.clone());
-        self.aggregates.push(Aggregate { function, words, arguments, filter });
+        let (function, words, sql) = (Arc::clone(&call.function), call.words.clone(), call.sql.clone());
+        self.aggregates.push(Aggregate { function, words, sql, arguments, filter });
         self.calls.push(call);
         Ok(self.aggregates.len() - 1)
     }

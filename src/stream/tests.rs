@@ -116,6 +116,16 @@ fn samples(rows: &[(u32, i64, f64)]) -> Samples {
     samples
 }
 
+/// Rows of steps: each moves time on by seconds, and lies so many seconds back.
+fn rows_of(steps: &[(u32, i64, i64, i64)]) -> Vec<(u32, i64, f64)> {
+    let mut now = 1_000;
+    let row = |&(series, step, back, value): &(u32, i64, i64, i64)| {
+        now += step;
+        (series, (now - back) * SECOND, value as f64)
+    };
+    steps.iter().map(row).collect()
+}
+
 /// (end of window, service) to (count, sum).
 type Windows = BTreeMap<(i64, String), (i64, f64)>;
 
@@ -314,4 +324,26 @@ fn what_a_view_may_not_do_is_said_when_it_is_planned() {
         let message = refused(query);
         assert!(message.contains(said), "{query}: {message}");
     }
+}
+
+#[test]
+fn a_plan_is_explained_as_a_person_writes_it() {
+    let engine = engine(
+        "CREATE MATERIALIZED VIEW v AS SELECT window_start, window_end, labels['service'] AS service, count(*) AS n, \
+         hdr_quantile(value, 0.9) AS p90, avg(value) FILTER (WHERE labels['status'] >= '500') AS failed FROM metrics \
+         WHERE name = 'm' AND value / 2 > 1 GROUP BY tumble(ts, INTERVAL '10 seconds'), labels['service']",
+    );
+    let plan = engine.explain().remove(0).plan;
+    let said: Vec<&str> = plan.iter().map(String::as_str).take(6).collect();
+    assert_eq!(
+        said,
+        [
+            "where (name = 'm'), once per series",
+            "where ((value / 2.0) > 1.0)",
+            "key labels['service'], once per series",
+            "aggregate count(*)",
+            "aggregate hdr_sketch(value)",
+            "aggregate avg(value) FILTER (WHERE (labels['status'] >= '500'))",
+        ]
+    );
 }

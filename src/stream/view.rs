@@ -82,8 +82,8 @@ impl View {
     /// Takes over how far another has come.
     pub fn stand_where(&mut self, other: &mut View) {
         (self.closed, self.emitted, self.watermark) = (other.closed, other.emitted, other.watermark);
-        (self.sliding, self.counts, self.rebuilding) =
-            (std::mem::take(&mut other.sliding), other.counts, other.rebuilding);
+        (self.sliding, self.counts) = (std::mem::take(&mut other.sliding), other.counts);
+        self.rebuilding = false;
     }
 
     pub fn schema(&self) -> &SchemaRef {
@@ -215,7 +215,7 @@ impl View {
         if finish.looks_back() {
             history.forget_through(horizon);
             before = history.rows();
-            history.push(window.end, groups.clone());
+            self.counts.refused += history.push(window.end, groups.clone(), self.definition.state_bytes_max);
         }
         if emitted {
             return Ok(None);
@@ -228,7 +228,8 @@ impl View {
     pub fn take(&mut self, view: usize, emission: &Emission) {
         let Kind::PerWindow { inputs, .. } = &mut self.kind else { return };
         for input in inputs.iter_mut().filter(|input| input.view == view) {
-            input.history.push(emission.window.end, emission.rows.clone());
+            let bytes_max = self.definition.state_bytes_max;
+            self.counts.refused += input.history.push(emission.window.end, emission.rows.clone(), bytes_max);
         }
     }
 

@@ -81,11 +81,12 @@ impl Input {
     }
 }
 
-/// The broker: `broker_up`, `consumer_lag_records{topic,partition}`.
+/// The broker: `broker_up`, `consumer_lag_records{topic,partition}`, `records_deleted_unread{input}`.
 #[derive(Clone, Debug, Default)]
 pub struct Broker {
     up: Gauge,
     lag: Family<PartitionLabel, Gauge>,
+    deleted: Family<InputLabel, Counter>,
 }
 
 impl Broker {
@@ -94,6 +95,8 @@ impl Broker {
         registry.register("broker_up", "Whether a broker answers (1) or not (0)", broker.up.clone());
         let help = "Records between our position and the end of the partition";
         registry.register("consumer_lag_records", help, broker.lag.clone());
+        let help = "Records that the broker deleted before they were read, passed over as kafka.deleted_unread says";
+        registry.register("records_deleted_unread", help, broker.deleted.clone());
         broker
     }
 
@@ -104,6 +107,10 @@ impl Broker {
     pub fn set_lag(&self, topic: &str, partition: i32, records: u64) {
         let label = PartitionLabel { topic: topic.to_owned(), partition };
         self.lag.get_or_create(&label).set(i64::try_from(records).unwrap_or(i64::MAX));
+    }
+
+    pub fn deleted_unread(&self, input: &str, records: u64) {
+        self.deleted.get_or_create(&InputLabel::new(input)).inc_by(records);
     }
 
     /// Forgets a partition that was revoked: its lag is another instance's to tell.

@@ -87,8 +87,8 @@ impl Latest {
     }
 
     /// Replaces all values of a view by those of its newest window.
-    pub fn replace_view(&self, view: &str, values: &[TrackValue]) {
-        let points = values.iter().map(|value| Point {
+    pub fn replace_view(&self, view: &str, values: impl IntoIterator<Item = TrackValue>) {
+        let points = values.into_iter().map(|value| Point {
             name: view_metric_name(view, &value.column),
             help: format!("Column {} of view {} at its newest window.", plain(&value.column), plain(view)),
             labels: Labels::new(&[], &value.key),

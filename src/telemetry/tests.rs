@@ -45,7 +45,7 @@ fn fill_latest(telemetry: &Telemetry) {
     let key = Key::from([("service".to_owned(), "check\"out\n".to_owned())]);
     let track = |column: &str, value| TrackValue { column: column.to_owned(), key: key.clone(), value };
     let latest = &telemetry.latest;
-    latest.replace_view("service_latency_1m", &[track("p99", 0.25), track("count", 120.0)]);
+    latest.replace_view("service_latency_1m", [track("p99", 0.25), track("count", 120.0)]);
     latest.replace_anomaly_scores("service_latency_1m", &[track("p99", 0.97)]);
     let (yhat, yhat_lower, yhat_upper) = (0.3, 0.2, 0.4);
     let (column, horizon) = ("p99".to_owned(), Duration::from_secs(300));

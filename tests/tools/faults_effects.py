@@ -113,15 +113,7 @@ def fault_06_zombie_in_a_transaction(stage):
 
 def fault_09_killed_between_send_offsets_and_end_txn(stage):
     """SIGKILL when all is sent but the end of the transaction: none of it counts, and all of it is said again."""
-    scene = stage.scene("f09")
-    scene.start()
-    scene.send(0.2)
-    rule = scene.rule(proxy.END_TXN, proxy.REQUEST, "hold", after=proxy.PRODUCE)
-    scene.send_until(rule)
-    scene.bellwether.kill()
-    scene.proxy.lift(rule, proxy.DROP)
-    scene.start()
-    scene.finish(restarts=1)
+    scene = killed_at_end_txn(stage, "f09", proxy.REQUEST)
     # The negative control: who reads uncommitted records sees what was said in vain, and said again.
     copies = {level: scene.copies(level) for level in ("read_committed", "read_uncommitted")}
     stage.check(
@@ -133,17 +125,23 @@ def fault_09_killed_between_send_offsets_and_end_txn(stage):
 
 def fault_10_killed_after_end_txn_was_sent(stage):
     """SIGKILL when the end of the transaction is at the broker and its answer is not here: all of it counts, once."""
-    scene = stage.scene("f10")
+    scene = killed_at_end_txn(stage, "f10", proxy.ANSWER)
+    copies = scene.copies("read_uncommitted")
+    stage.check("nothing was said twice, not even in vain", copies == 0, f"{copies} copies")
+
+
+def killed_at_end_txn(stage, name, frame):
+    """Kills the service while the end of a transaction, or its answer, is on its way; plays the scene to its end."""
+    scene = stage.scene(name)
     scene.start()
     scene.send(0.2)
-    rule = scene.rule(proxy.END_TXN, proxy.ANSWER, "hold", after=proxy.PRODUCE)
+    rule = scene.rule(proxy.END_TXN, frame, "hold", after=proxy.PRODUCE)
     scene.send_until(rule)
     scene.bellwether.kill()
     scene.proxy.lift(rule, proxy.DROP)
     scene.start()
     scene.finish(restarts=1)
-    copies = scene.copies("read_uncommitted")
-    stage.check("nothing was said twice, not even in vain", copies == 0, f"{copies} copies")
+    return scene
 
 
 # ---- a transaction that does not end as it should

@@ -5,6 +5,7 @@ import itertools
 import struct
 import time
 from collections import Counter
+from pathlib import Path
 
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import NewTopic
@@ -358,6 +359,32 @@ def fault_17_retention_passed_while_running(stage):
     low = expire(stage, scene, position)
     scene.proxy.lift(rule, proxy.FORWARD)
     scene.expect_end(60, f"{scene.prefix}.{DAMAGED}[0]", f"[{position}, {low})")
+
+
+def fault_17_deleted_records_are_skipped_where_told(stage):
+    """Somebody decides to go on without them: they are counted, and everything else is as if they had never been."""
+    scene = stage.scene("f17c")
+    scene.start()
+    scene.send(0.4)
+    scene.settle()
+    scene.stop()
+    position, note = scene.feed.offsets[(DAMAGED, 0)], scene.feed._note
+    doomed = lambda record: (record.topic, record.partition) == (DAMAGED, 0)
+    bare = lambda record: record._replace(samples=[], events=[], broken=None)
+    scene.feed._note = lambda record: note(bare(record) if doomed(record) else record)
+    scene.send(0.3)
+    scene.feed._note = note
+    at = TopicPartition(f"{scene.prefix}.{DAMAGED}", 0, scene.feed.offsets[(DAMAGED, 0)])
+    stage.broker.admin.delete_records([at])[at].result(30)
+    scene.bellwether.start()
+    scene.expect_end(60, f"[{position}, {at.offset})", "kafka.deleted_unread")
+    config = Path(scene.bellwether.command[-1])
+    config.write_text(config.read_text().replace("[kafka]", '[kafka]\ndeleted_unread = "skip"'))
+    scene.start()
+    counted = f'bellwether_records_deleted_unread_total{{input="{scene.prefix}.{DAMAGED}"}} {at.offset - position}'
+    page = scene.bellwether.get("/metrics")[1].decode()
+    stage.check("what was skipped is counted", counted in page, counted)
+    scene.finish(restarts=2)
 
 
 def expire(stage, scene, position: int) -> int:

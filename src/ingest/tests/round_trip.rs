@@ -17,7 +17,7 @@ use serde_json::json;
 use super::{Bench, bounds};
 use crate::ingest::Format;
 use crate::model::event::Event;
-use crate::model::series::Kind;
+use crate::model::series::{Kind, SeriesRef};
 use crate::model::time::EventTime;
 
 /// A sample spelled out.
@@ -33,10 +33,10 @@ struct Sample {
 fn read_back(bench: &Bench) -> Vec<Sample> {
     let samples = &bench.out.samples;
     let sample = |i: usize| {
-        let series = &bench.interner.all()[samples.series[i] as usize];
+        let series = bench.interner.get(SeriesRef(samples.series[i])).unwrap();
         Sample {
             name: series.name.to_string(),
-            labels: series.labels.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
+            labels: series.labels().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
             kind: series.kind,
             ts: EventTime::from_micros(samples.ts[i]),
             value: samples.value[i],

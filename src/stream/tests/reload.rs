@@ -70,14 +70,7 @@ proptest! {
         batch in 1usize..30,
         at in 0usize..8,
     ) {
-        let mut now = 1_000;
-        let rows: Vec<(u32, i64, f64)> = steps
-            .iter()
-            .map(|&(series, step, back, value)| {
-                now += step;
-                (series, (now - back) * SECOND, value as f64)
-            })
-            .collect();
+        let rows = rows_of(&steps);
         // The last series is seen for the first time after the reload.
         let rows = |from: usize, to: usize| -> Vec<(u32, i64, f64)> {
             let known = |(number, &(series, ts, value)): (usize, &_)| (if number < at * batch { series % 4 } else { series }, ts, value);

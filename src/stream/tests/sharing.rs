@@ -28,14 +28,7 @@ proptest! {
         steps in prop::collection::vec((0u32..3, 0i64..9, 0i64..40, -20i64..100), 1..200),
         batch in 1usize..30,
     ) {
-        let mut now = 1_000;
-        let rows: Vec<(u32, i64, f64)> = steps
-            .iter()
-            .map(|&(series, step, back, value)| {
-                now += step;
-                (series, (now - back) * SECOND, value as f64)
-            })
-            .collect();
+        let rows = rows_of(&steps);
         let aggregates = ["sum(value)", "hdr_quantile(value, 0.5)", "hdr_quantile(value, 0.9)", "max(value)", "avg(value)"];
         let all: Vec<String> =
             VIEWS.iter().zip(aggregates).enumerate().map(|(at, (view, aggregate))| sql(*view, aggregate, at * 7)).collect();
@@ -137,4 +130,17 @@ fn views_over_views_and_views_that_look_back_go_on_after_a_restart() {
             assert_eq!(of(&again), of(&after), "{view}, cut at {cut}");
         }
     }
+}
+
+#[test]
+fn a_view_that_looks_back_keeps_no_more_windows_than_fit_and_goes_on() {
+    let sql = "CREATE MATERIALIZED VIEW v WITH (state_max = '16KiB', lateness = '0s') AS SELECT window_start, window_end, \
+               labels['service'] AS service, count(*) AS n, sum(value) - coalesce(lag(sum(value)) OVER (PARTITION BY \
+               labels['service'] ORDER BY window_start), 0) AS total FROM metrics \
+               GROUP BY tumble(ts, INTERVAL '10 seconds'), labels['service']";
+    let mut running = Running::new(sql, 1);
+    let emitted: Vec<Emission> = (0..60).flat_map(|window| running.push(&[(0, window * 10 * SECOND, 1.0)]).0).collect();
+    let progress = running.engine.progress().next().unwrap();
+    assert_eq!(emitted.len(), 59);
+    assert!(progress.counts.refused > 0 && progress.bytes < 20 << 10, "{progress:?}");
 }

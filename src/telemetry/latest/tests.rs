@@ -31,23 +31,23 @@ fn dropped(latest: &Latest, reason: &'static str) -> u64 {
 #[test]
 fn what_vanished_from_a_view_vanishes_from_the_page() {
     let (registry, latest) = board(10);
-    latest.replace_view("v", &[track("p99", &[("service", "a")], 1.0), track("p99", &[("service", "b")], 2.0)]);
+    latest.replace_view("v", [track("p99", &[("service", "a")], 1.0), track("p99", &[("service", "b")], 2.0)]);
     assert_eq!(samples(&registry), ["view_v_p99{service=\"a\"} 1.0", "view_v_p99{service=\"b\"} 2.0"]);
-    latest.replace_view("v", &[track("p99", &[("service", "b")], 3.0)]);
+    latest.replace_view("v", [track("p99", &[("service", "b")], 3.0)]);
     assert_eq!(samples(&registry), ["view_v_p99{service=\"b\"} 3.0"]);
-    latest.replace_view("v", &[]);
+    latest.replace_view("v", []);
     assert!(samples(&registry).is_empty());
 }
 
 #[test]
 fn the_limit_holds_over_all_sources_and_is_counted() {
     let (registry, latest) = board(3);
-    latest.replace_view("v", &[track("a", &[], 1.0), track("b", &[], 2.0)]);
+    latest.replace_view("v", [track("a", &[], 1.0), track("b", &[], 2.0)]);
     latest.replace_anomaly_scores("v", &[track("a", &[], 0.5), track("b", &[], 0.5)]);
     assert_eq!(samples(&registry).len(), 3);
     assert_eq!(dropped(&latest, Dropped::LIMIT), 1);
     // A source may always refill the room that it held itself.
-    latest.replace_view("v", &[track("a", &[], 3.0), track("c", &[], 4.0)]);
+    latest.replace_view("v", [track("a", &[], 3.0), track("c", &[], 4.0)]);
     assert_eq!(dropped(&latest, Dropped::LIMIT), 1);
     assert_eq!(samples(&registry).len(), 3);
 }
@@ -74,8 +74,8 @@ fn names_are_made_good() {
 #[test]
 fn two_columns_of_one_name_do_not_make_the_page_unreadable() {
     let (registry, latest) = board(10);
-    latest.replace_view("a_b", &[track("c", &[], 1.0)]);
-    latest.replace_view("a", &[track("b_c", &[], 2.0), track("x", &[], 3.0), track("X", &[], 4.0)]);
+    latest.replace_view("a_b", [track("c", &[], 1.0)]);
+    latest.replace_view("a", [track("b_c", &[], 2.0), track("x", &[], 3.0), track("X", &[], 4.0)]);
     assert_eq!(samples(&registry), ["view_a_b_c{} 1.0", "view_a_x{} 3.0"]);
     assert_eq!(dropped(&latest, Dropped::NAME_TAKEN), 2);
 }
@@ -91,9 +91,9 @@ fn a_key_cannot_overwrite_our_labels() {
 #[test]
 fn label_values_are_escaped_and_cut() {
     let (registry, latest) = board(10);
-    latest.replace_view("v", &[track("c", &[("k", "a\"b\\c\nd")], 1.0)]);
+    latest.replace_view("v", [track("c", &[("k", "a\"b\\c\nd")], 1.0)]);
     assert_eq!(samples(&registry), ["view_v_c{k=\"a\\\"b\\\\c\\nd\"} 1.0"]);
-    latest.replace_view("v", &[track("c", &[("k", &"é".repeat(1_000))], 1.0)]);
+    latest.replace_view("v", [track("c", &[("k", &"é".repeat(1_000))], 1.0)]);
     let line = samples(&registry).remove(0);
     assert_eq!(line.matches('é').count(), LABEL_BYTES_MAX / 2, "{line}");
 }
@@ -103,7 +103,7 @@ fn labels_that_coincide_after_the_cut_give_one_sample() {
     let (registry, latest) = board(10);
     let long = "x".repeat(LABEL_BYTES_MAX);
     let (one, two) = (format!("{long}1"), format!("{long}2"));
-    latest.replace_view("v", &[track("c", &[("k", &one)], 1.0), track("c", &[("k", &two)], 2.0)]);
+    latest.replace_view("v", [track("c", &[("k", &one)], 1.0), track("c", &[("k", &two)], 2.0)]);
     assert_eq!(samples(&registry).len(), 1);
     latest.set_decision(&one, Some(1), 1.0);
     latest.set_decision(&two, Some(2), 1.0);
@@ -115,7 +115,7 @@ fn labels_that_coincide_after_the_cut_give_one_sample() {
 fn values_that_are_not_finite_are_absent() {
     let (registry, latest) = board(10);
     let values = [f64::NAN, f64::INFINITY, 1.0].map(|value| track("c", &[("k", &value.to_string())], value));
-    latest.replace_view("v", &values);
+    latest.replace_view("v", values);
     assert_eq!(samples(&registry), ["view_v_c{k=\"1\"} 1.0"]);
 }
 
