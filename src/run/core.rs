@@ -254,7 +254,8 @@ impl Core {
         }
         let Some(value) = message.value() else {
             debug!(topic = &*partition.key.0, offset, "tombstone skipped");
-            return;
+            // The store moves past it all the same, else it would look like a record that was deleted unread.
+            return self.trace(at, offset);
         };
         let decoder = &mut self.decoders[partition.input];
         let headers = if decoder.wants_headers() { message.headers() } else { Vec::new() };
@@ -280,6 +281,11 @@ impl Core {
                 self.reject(at, message, timestamp, why);
             }
         }
+        self.trace(at, offset);
+    }
+
+    /// Notes that a record is dealt with, whatever it gave.
+    fn trace(&mut self, at: usize, offset: i64) {
         let (samples, events) = (self.decoded.samples.len() as u32, self.decoded.events.len() as u32);
         self.traces.push(Trace { samples, events, partition: at, offset });
     }

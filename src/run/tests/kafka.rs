@@ -73,6 +73,8 @@ pub struct Broker {
     pub inputs: BTreeMap<Arc<str>, Topic>,
     /// What is still to be written, by partition.
     pub unwritten: BTreeMap<Partition, VecDeque<Entry>>,
+    /// What is still to be written to a topic once it has been deleted and made again.
+    pub second_life: BTreeMap<Partition, VecDeque<Entry>>,
     /// What a reader of effects sees, in order.
     pub effects: Vec<Outgoing>,
     committed: BTreeMap<Partition, (i64, String)>,
@@ -113,20 +115,36 @@ impl Broker {
         topic.logs[partition.partition as usize].push(entry);
     }
 
+    /// Returns the id of a topic, as the process with this number is told it.
+    pub fn topic_id(&self, topic: &Arc<str>, start: u64) -> String {
+        let id = &self.inputs[topic].id;
+        if self.broken == Broken::PositionsForgotten { format!("{id}-{start}") } else { id.clone() }
+    }
+
     /// Tells a member about a partition. Offsets of an open transaction make it wait until that has ended.
     pub fn assigned(&mut self, partition: &Partition, start: u64) -> Assigned {
         self.end_open();
         let committed = self.committed.get(partition);
-        let forgets = self.broken == Broken::PositionsForgotten;
-        let id = &self.inputs[&partition.topic].id;
         Assigned {
             topic: partition.topic.clone(),
-            topic_id: if forgets { format!("{id}-{start}") } else { id.clone() },
+            topic_id: self.topic_id(&partition.topic, start),
             partition: partition.partition,
             committed: committed.map(|(next, _)| *next),
             metadata: committed.map(|(_, metadata)| metadata.clone()).unwrap_or_default(),
             low: 0,
             high: self.end(partition),
+        }
+    }
+
+    /// Deletes the topic that has a second life, with its committed offsets, and makes it again under another id.
+    pub fn remake(&mut self) {
+        self.unwritten.append(&mut self.second_life);
+        for (name, topic) in &mut self.inputs {
+            if self.unwritten.keys().any(|partition| partition.topic == *name) {
+                topic.id.push('+');
+                topic.logs.iter_mut().for_each(Vec::clear);
+                self.committed.retain(|partition, _| partition.topic != *name);
+            }
         }
     }
 

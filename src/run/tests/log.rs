@@ -1,7 +1,8 @@
 //! What is written to the input topics, made from a seed together with what it means. The meaning is known because it
 //! came first: nothing here decodes a record.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -50,14 +51,16 @@ pub struct Event {
 pub struct Meaning {
     pub samples: Vec<Sample>,
     pub events: Vec<Event>,
-    /// The records that are refused.
-    pub refused: BTreeSet<Place>,
+    /// The records that are refused, in the order of their places. A topic made again has the same places once more.
+    pub refused: Vec<Place>,
 }
 
 /// A log and its meaning.
 #[derive(Clone, Debug, Default)]
 pub struct Log {
     pub entries: BTreeMap<Partition, Vec<Entry>>,
+    /// What is written after a topic was deleted and made again.
+    pub second_life: BTreeMap<Partition, Vec<Entry>>,
     pub meaning: Meaning,
 }
 
@@ -72,6 +75,7 @@ struct Writer {
 }
 
 impl Log {
+    /// Makes a log, with late records or without; of the latter every third has a topic that is deleted and made again.
     pub fn make(seed: u64, is_late: bool) -> Log {
         let mut random = StdRng::seed_from_u64(seed ^ 0x10_60_10_60);
         let from = random.random_range(20..120);
@@ -81,10 +85,18 @@ impl Log {
         for topic in [NUMBERS, HAPPENINGS] {
             for partition in 0..2 {
                 let partition = Partition { topic: topic.into(), partition };
-                let entries = writer.partition(&partition, &mut log.meaning);
-                log.entries.insert(partition, entries);
+                let is_remade = topic == HAPPENINGS && !is_late && seed % 3 == 0;
+                let middle = if is_remade { SPAN / 2 } else { SPAN };
+                let entries = writer.partition(&partition, 0..middle, &mut log.meaning);
+                log.entries.insert(partition.clone(), entries);
+                if is_remade {
+                    // Later than anything before, as its clock begins anew.
+                    let entries = writer.partition(&partition, middle + 10..SPAN, &mut log.meaning);
+                    log.second_life.insert(partition, entries);
+                }
             }
         }
+        log.meaning.refused.sort();
         log
     }
 
@@ -96,6 +108,8 @@ impl Log {
             broker.inputs.entry(partition.topic.clone()).or_insert_with(new);
             broker.unwritten.insert(partition.clone(), VecDeque::from(entries.clone()));
         }
+        let second = self.second_life.iter().map(|(partition, entries)| (partition.clone(), entries.clone().into()));
+        broker.second_life = second.collect();
         broker
     }
 }
@@ -117,21 +131,21 @@ fn record(value: Option<Vec<u8>>) -> Entry {
 }
 
 impl Writer {
-    fn partition(&mut self, partition: &Partition, meaning: &mut Meaning) -> Vec<Entry> {
-        let (mut entries, mut newest) = (Vec::new(), 0);
+    fn partition(&mut self, partition: &Partition, span: Range<i64>, meaning: &mut Meaning) -> Vec<Entry> {
+        let (mut entries, mut newest) = (Vec::new(), span.start);
         let is_numbers = &*partition.topic == NUMBERS;
-        while newest < SPAN {
+        while newest < span.end {
             newest += self.random.random_range(0..if is_numbers { 6 } else { 9 });
             let place: Place = (partition.topic.to_string(), partition.partition, entries.len() as i64);
             entries.push(match self.random.random_range(0..100) {
                 0..6 => Entry::Nothing,
                 6..9 => record(None),
                 9..14 => {
-                    meaning.refused.insert(place);
+                    meaning.refused.push(place);
                     record(Some(self.poison(newest)))
                 }
                 14..15 => {
-                    meaning.refused.insert(place);
+                    meaning.refused.push(place);
                     let written = Written { key: None, value: None, timestamp_ms: DAWN / 1000, is_damaged: true };
                     Entry::Record(Rc::new(written))
                 }

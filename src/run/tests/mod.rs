@@ -80,6 +80,13 @@ fn for_each_seed(seeds: Range<u64>, of: impl Fn(u64) -> Result<(), String> + Syn
     failures.into_inner().unwrap()
 }
 
+/// Tells at once what is wrong with a seed, and how to see it again.
+fn told(seed: u64, verdict: Result<(), String>) -> Result<(), String> {
+    verdict.inspect_err(|wrong| {
+        println!("{wrong}\nBELLWETHER_SIM_SEED={seed} cargo test --locked --lib run::tests::the_whole -- --nocapture");
+    })
+}
+
 #[test]
 fn the_whole_core_is_exact_through_crashes_at_any_step() {
     let references: Mutex<BTreeMap<u64, Vec<String>>> = Mutex::default();
@@ -87,7 +94,7 @@ fn the_whole_core_is_exact_through_crashes_at_any_step() {
         let plan = Plan::disturbed(seed);
         let log = Log::make(plan.log(), plan.is_late);
         if plan.is_late {
-            return verdict(plan, &log, None);
+            return told(seed, verdict(plan, &log, None));
         }
         let known = references.lock().unwrap().get(&plan.log()).cloned();
         let effects = match known {
@@ -97,14 +104,9 @@ fn the_whole_core_is_exact_through_crashes_at_any_step() {
                 references.lock().unwrap().entry(plan.log()).or_insert(effects).clone()
             }
         };
-        verdict(plan, &log, Some(&effects))
+        told(seed, verdict(plan, &log, Some(&effects)))
     });
-    for (seed, wrong) in failures.iter().take(5) {
-        println!(
-            "{wrong}\nBELLWETHER_SIM_SEED={seed} cargo test --locked --lib run::tests::the_whole_core -- --nocapture"
-        );
-    }
-    assert!(failures.is_empty(), "seeds {:?} fail", failures.keys());
+    assert!(failures.is_empty(), "{failures:?}");
 }
 
 #[test]
@@ -164,11 +166,11 @@ macro_rules! controls {
 }
 
 controls! {
-    control_offsets_committed_apart_from_effects: OffsetsApart within 60
-    control_a_landed_transaction_that_is_denied: LandedDenied within 60
-    control_a_reader_of_aborted_effects: AbortedRead within 60
-    control_reading_from_the_offset_of_the_effects: StartAtEffects within 60
-    control_positions_of_the_store_forgotten: PositionsForgotten within 60
-    control_bytes_lost_that_were_synced: BytesForgotten within 60
-    control_names_lost_that_were_synced: NamesForgotten within 60
+    control_offsets_committed_apart_from_effects: OffsetsApart within 30
+    control_a_landed_transaction_that_is_denied: LandedDenied within 30
+    control_a_reader_of_aborted_effects: AbortedRead within 30
+    control_reading_from_the_offset_of_the_effects: StartAtEffects within 30
+    control_positions_of_the_store_forgotten: PositionsForgotten within 30
+    control_bytes_lost_that_were_synced: BytesForgotten within 30
+    control_names_lost_that_were_synced: NamesForgotten within 30
 }

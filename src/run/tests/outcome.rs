@@ -199,23 +199,25 @@ impl Outcome {
         expected.sort();
         same("events", &events, &expected)?;
 
-        let refused: Vec<Place> = meaning.refused.iter().cloned().collect();
         let mut rejected = Vec::new();
         for row in self.table("rejected") {
             rejected.push((text(row, "topic")?, number(row, "partition")? as i32, number(row, "offset")?));
         }
         rejected.sort();
-        same("rejected", &rejected, &refused)?;
+        same("rejected", &rejected, &meaning.refused)?;
         let mut letters: Vec<Place> = self.effects.iter().filter_map(place).collect();
         letters.sort();
-        same("the dead letters", &letters, &refused)
+        same("the dead letters", &letters, &meaning.refused)
     }
 
-    /// No id stands twice, neither in a table nor on a topic.
+    /// No id stands twice, neither in a table nor on a topic. Where late rows are decided on anew and what was said of them
+    /// was sent already, an alert may come to the same transition a second time, a tick later: its id tells.
     fn check_ids(&self) -> Wrong {
         for table in ["anomalies", "alerts", "decisions"] {
-            self.sent(table)?;
             self.recorded(table)?;
+            if self.unsure.ahead.is_empty() || self.table("late").is_empty() {
+                self.sent(table)?;
+            }
         }
         for topic in ["out.load", "out.late"] {
             unique(topic, self.on(topic).map(|effect| header(effect, "ce_id")))?;

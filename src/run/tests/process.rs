@@ -255,6 +255,9 @@ pub struct SimulatedFeed {
 
 type Event = SourceEvent<SimulatedBatch>;
 
+/// Far more turns than anything takes.
+const TURNS_MAX: usize = 20_000;
+
 impl SimulatedFeed {
     pub fn new(
         world: Shared,
@@ -322,6 +325,9 @@ impl SimulatedFeed {
         if let Some(left) = self.back_in {
             self.back_in = left.checked_sub(1);
             return if self.back_in.is_none() { Some(self.assign()) } else { None };
+        }
+        if let Some(remade) = self.remake() {
+            return Some(remade);
         }
         let (moves, goes_away) = {
             let world = &mut *self.world.borrow_mut();
@@ -435,7 +441,42 @@ impl SimulatedFeed {
         let read = |partition: &Partition| {
             self.held.get(partition).is_some_and(|held| held.told_end && held.next == world.broker.end(partition))
         };
-        world.broker.unwritten.is_empty() && world.broker.partitions().iter().all(read)
+        world.broker.unwritten.is_empty()
+            && world.broker.second_life.is_empty()
+            && world.broker.partitions().iter().all(read)
+    }
+
+    /// Deletes a topic and makes it again, where that is due and all of it is known to be in the store and in the effects:
+    /// nothing is to be lost by it. The group notices by a rebalance.
+    fn remake(&mut self) -> Option<Event> {
+        let remade: Vec<Partition> = {
+            let broker = &self.world.borrow().broker;
+            let is_sent = |partition: &Partition| broker.committed(partition) == Some(broker.end(partition));
+            let is_due = broker.unwritten.is_empty() && broker.second_life.keys().all(is_sent);
+            if is_due { broker.second_life.keys().cloned().collect() } else { Vec::new() }
+        };
+        if remade.is_empty() || !remade.iter().all(|partition| self.held.contains_key(partition)) {
+            return None;
+        }
+        let mut committer = self.committer.borrow_mut();
+        committer.drain();
+        committer.runtime.block_on(committer.store.commit()).ok()?;
+        for partition in &remade {
+            let id = self.world.borrow().broker.topic_id(&partition.topic, self.start);
+            let app = format!("{CLUSTER}/{id}/{}", partition.partition);
+            let stored = committer.runtime.block_on(committer.store.position("events", &app)).ok()?;
+            if stored != Some(self.world.borrow().broker.end(partition)) {
+                return None;
+            }
+        }
+        let mut world = self.world.borrow_mut();
+        world.broker.remake();
+        world.tell("a topic is deleted and made again");
+        self.held.retain(|partition, _| !remade.contains(partition));
+        self.back_in = Some(world.below(6));
+        let (done, answer) = Reply::new();
+        self.giving_up = Some(answer);
+        Some(SourceEvent::Revoked { partitions: remade, lost: false, done })
     }
 
     /// Brings the life of the process to its end.
@@ -475,6 +516,7 @@ impl Feed for SimulatedFeed {
     fn next(&mut self, _patience: Duration) -> Result<Option<Event>> {
         live(&self.world, At::Turn);
         self.turns += 1;
+        anyhow::ensure!(self.turns < TURNS_MAX, "nothing comes to an end");
         self.take_answers();
         {
             let world = &mut *self.world.borrow_mut();

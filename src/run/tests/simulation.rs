@@ -36,7 +36,7 @@ use crate::stream::definition::Definitions;
 use crate::telemetry::Telemetry;
 
 /// Processes after which nothing goes wrong any more but what the plan says of each.
-const STARTS_MAX: u64 = 40;
+const STARTS_MAX: u64 = 25;
 
 /// What is simulated.
 #[derive(Clone, Copy, Debug)]
