@@ -94,6 +94,8 @@ impl Reloader {
         Insight::new(&settings.insight)?;
         self.make_topics(&settings).await?;
         self.store.extend(service::table_specs(&engine)).await?;
+        // A view that was gone and comes back goes on where its table stands: its last rows must be in it.
+        self.store.commit().await.context("the store takes no commit now")?;
         for view in &settings.views {
             self.telemetry.views.declare(&view.name);
         }

@@ -78,11 +78,6 @@ pub async fn series(store: &Store, series_max: usize) -> Result<Interner> {
 /// what was emitted before.
 pub async fn core(core: &mut Core, store: &Store) -> Result<()> {
     let views: Vec<String> = core.engine.views().map(|(view, _)| view.name.to_string()).collect();
-    for view in &views {
-        if let Some(through) = store.position(view, VIEW_APP).await?.filter(|&through| through > FROM_THE_BEGINNING) {
-            core.engine.resume(view, EventTime::from_micros(through));
-        }
-    }
     for table in LOOP_TABLES {
         if let Some(tick) = store.position(table, LOOP_APP).await? {
             core.recorded_before.insert(table, EventTime::from_micros(tick));
@@ -90,7 +85,10 @@ pub async fn core(core: &mut Core, store: &Store) -> Result<()> {
     }
     restore_loop(core, store).await?;
     feed_stored_windows(core, store, &views).await?;
-    rebuild(core, store).await
+    rebuild(core, store).await?;
+    // After a crash, a view that has emitted nothing yet must not pass for a new one, whose rows of before are left out.
+    store.commit().await.context("failed to note where new views begin")?;
+    Ok(())
 }
 
 /// Rebuilds the open windows of the views that have none yet: all after a start, the new and the changed ones after a
@@ -106,15 +104,20 @@ pub async fn rebuild(core: &mut Core, store: &Store) -> Result<()> {
     Ok(())
 }
 
-/// Says where views begin that the store knows nothing of: in a new store with its first row, beside older views where
-/// those stand, back by what the view asks for. Committed at once: after a crash, a view that has emitted nothing yet
-/// must not pass for a new one, whose rows of before are left out.
+/// Says where views begin: where the store has them, also of one that was gone for a while; and one it knows nothing of in
+/// a new store with its first row, beside older views where those stand, back by what it asks for.
 async fn begin(core: &mut Core, store: &Store) -> Result<()> {
-    let mut begun = false;
+    let mut new = Vec::new();
     for (view, backfill) in core.engine.rebuilding() {
-        if store.position(&view, VIEW_APP).await?.is_some() || core.engine.closed_through(&view) > EventTime::MIN {
-            continue;
+        match store.position(&view, VIEW_APP).await? {
+            // One that has changed stands where it did; what it emitted last may wait for its commit still.
+            _ if core.engine.closed_through(&view) > EventTime::MIN => {}
+            Some(FROM_THE_BEGINNING) => {}
+            Some(through) => core.engine.resume(&view, EventTime::from_micros(through)),
+            None => new.push((view, backfill)),
         }
+    }
+    for (view, backfill) in new {
         let from = match core.engine.frontier(&view) {
             Some(frontier) => frontier - backfill,
             None => EventTime::from_micros(FROM_THE_BEGINNING),
@@ -124,10 +127,6 @@ async fn begin(core: &mut Core, store: &Store) -> Result<()> {
             info!(view = &*view, %from, "a new view begins");
         }
         store.append(&view, None, &[(VIEW_APP, from.as_micros().max(FROM_THE_BEGINNING))])?;
-        begun = true;
-    }
-    if begun {
-        store.commit().await.context("failed to note where the new views begin")?;
     }
     Ok(())
 }
