@@ -121,6 +121,7 @@ fn watch(kafka: &bellwether::kafka::settings::Settings, topic: &str, stop: &Atom
     let mut ages = Vec::new();
     while !stop.load(Ordering::SeqCst) {
         let Some(message) = tail.next(Instant::now() + Duration::from_millis(100)) else { continue };
+        #[allow(clippy::disallowed_methods, reason = "the age of an alert is what is measured")]
         let seen = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
         let alert: serde_json::Value = serde_json::from_slice(&message.value.unwrap_or_default())?;
         let at = alert["at"].as_str().and_then(bellwether::model::time::EventTime::parse_rfc3339);

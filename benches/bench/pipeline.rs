@@ -67,6 +67,9 @@ fn series(filter: &str, results: &mut Results) -> Result<()> {
     Ok(())
 }
 
+/// Of a view: its window, its aggregate, and the number of its condition.
+type Asked<'a> = (&'a str, &'a str, usize);
+
 /// What views cost: none, one, a hundred over one key, and a window with sixty slides against one without. Side by side,
 /// round by round, so that a slow moment of the machine hits all of them.
 fn views(filter: &str, results: &mut Results) -> Result<()> {
@@ -78,7 +81,7 @@ fn views(filter: &str, results: &mut Results) -> Result<()> {
         "hop(ts, INTERVAL '10 seconds', INTERVAL '1 minute')",
     ];
     let hundred = (0..100).map(|n| (windows[n % 4], aggregates[n / 4 % 5], n / 20)).collect::<Vec<_>>();
-    let sets: [(&str, Vec<(&str, &str, usize)>); 5] = [
+    let sets: [(&str, Vec<Asked<'_>>); 5] = [
         ("views/none", Vec::new()),
         ("views/one", vec![(windows[0], aggregates[0], 0)]),
         ("views/hundred_on_one_key", hundred),

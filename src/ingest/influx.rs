@@ -24,7 +24,7 @@ pub(super) struct Influx {
 impl Parser for Influx {
     fn parse(&mut self, record: &Record<'_>, intake: &mut Intake<'_>) -> Result<(), Reject> {
         let mut cursor = Cursor { text: text(record.value)?, at: 0 };
-        while cursor.to_next_line() {
+        while cursor.go_to_next_line() {
             self.line(&mut cursor, record.timestamp, intake)?;
         }
         Ok(())
@@ -163,7 +163,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Goes to the start of the next line with something in it, over blank lines and comments; false at the end.
-    fn to_next_line(&mut self) -> bool {
+    fn go_to_next_line(&mut self) -> bool {
         while let Some(byte) = self.peek() {
             match byte {
                 b' ' | b'\t' | b'\r' | b'\n' => self.at += 1,

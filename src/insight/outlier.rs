@@ -202,7 +202,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     let middle = values.len() / 2;
     match (values.get(middle), middle.checked_sub(1).and_then(|below| values.get(below))) {
-        (Some(&high), Some(&low)) if values.len() % 2 == 0 => low / 2.0 + high / 2.0,
+        (Some(&high), Some(&low)) if values.len().is_multiple_of(2) => low / 2.0 + high / 2.0,
         (Some(&high), _) => high,
         (None, _) => 0.0,
     }

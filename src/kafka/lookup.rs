@@ -69,11 +69,10 @@ pub(super) fn committed(
 pub(super) fn topic_id(consumer: &BaseConsumer<MemberContext>, topic: &str) -> Result<Option<String>, KafkaError> {
     match topic_ids(consumer, &[topic]) {
         Ok(ids) => Ok(Some(ids.get(topic).cloned().unwrap_or_else(|| topic.to_owned()))),
-        Err(KafkaError::Request { source: Rd::MetadataFetch(code), .. })
-            if matches!(code, Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownTopicId) =>
-        {
-            Ok(None)
-        }
+        Err(KafkaError::Request {
+            source: Rd::MetadataFetch(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownTopicId),
+            ..
+        }) => Ok(None),
         Err(error) => Err(error),
     }
 }

@@ -12,7 +12,8 @@ use crate::insight::Row;
 ///
 /// One after the other, as they are asked for: in words a row takes many times its size in columns.
 pub fn of_batch(batch: &RecordBatch) -> impl Iterator<Item = Row> {
-    let (mut words, mut numbers): (Vec<(String, StringArray)>, Vec<(String, Float64Array)>) = Default::default();
+    let mut words: Vec<(String, StringArray)> = Vec::new();
+    let mut numbers: Vec<(String, Float64Array)> = Vec::new();
     for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
         match field.data_type() {
             DataType::Utf8 => words.push((field.name().clone(), column.as_string().clone())),

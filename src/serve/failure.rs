@@ -23,7 +23,7 @@ pub(super) enum Class {
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) status: StatusCode,
-    body: Body,
+    body: Box<Body>,
     header: Option<(HeaderName, HeaderValue)>,
 }
 
@@ -77,7 +77,8 @@ impl Failure {
     }
 
     fn new(status: StatusCode, class: Class, message: String) -> Self {
-        Failure { status, body: Body { class, message, hint: None, endpoints: None }, header: None }
+        let body = Body { class, message, hint: None, endpoints: None };
+        Failure { status, body: Box::new(body), header: None }
     }
 
     fn retry_later(self) -> Self {
@@ -106,7 +107,7 @@ impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         #[derive(Serialize)]
         struct Envelope {
-            error: Body,
+            error: Box<Body>,
         }
         let mut response = (self.status, Json(Envelope { error: self.body })).into_response();
         if let Some((name, value)) = self.header {

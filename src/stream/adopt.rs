@@ -45,7 +45,7 @@ impl Engine {
         let names: BTreeMap<Arc<str>, usize> =
             old.views.iter().zip(0..).map(|(view, number)| (view.definition.name.clone(), number)).collect();
         let mut adopted = Adopted::default();
-        for number in 0..self.views.len() {
+        for (number, kept) in kept.into_iter().enumerate() {
             let same = self.is_same(number, &old);
             let view = &mut self.views[number];
             let name = view.definition.name.clone();
@@ -53,7 +53,7 @@ impl Engine {
                 adopted.new.insert(name);
                 continue;
             };
-            if !kept[number] {
+            if !kept {
                 view.resume(old.views[before].closed_through());
                 match same {
                     true => adopted.rebuilt.insert(name),

@@ -46,6 +46,7 @@ pub(super) enum Origin {
 }
 
 /// A planned view.
+#[allow(clippy::large_enum_variant, reason = "made once for a view, and taken apart at once")]
 pub(super) enum Planned {
     /// It cuts time itself and aggregates.
     Windowed { shape: Shape, finish: Finish },

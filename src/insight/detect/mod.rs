@@ -154,7 +154,7 @@ impl ResidualDetector {
     /// # Errors
     /// An [`Abstention`] where there is no score; all but `Warming` leave the detector as it was.
     pub fn update(&mut self, at: EventTime, value: f64) -> Result<Score, Abstention> {
-        if !(value.abs() <= Self::VALUE_MAX) {
+        if value.is_nan() || value.abs() > Self::VALUE_MAX {
             return Err(Abstention::Unusable { value });
         }
         if let Some(last) = self.last_at.filter(|last| at <= *last) {

@@ -204,7 +204,7 @@ impl Forecaster {
     /// # Errors
     /// `Unusable` and `OutOfOrder`; the forecaster is then as it was.
     pub fn observe(&mut self, at: EventTime, value: f64) -> Result<(), Abstention> {
-        if !(value.abs() <= Self::VALUE_MAX) {
+        if value.is_nan() || value.abs() > Self::VALUE_MAX {
             return Err(Abstention::Unusable { value });
         }
         let filled = self.history.push(at, value)?;

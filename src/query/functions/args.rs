@@ -61,7 +61,7 @@ pub fn counts(row: usize, filter: Option<&BooleanArray>, columns: &[&dyn Array])
 }
 
 /// Returns the column at `index` as the array type it was coerced to.
-pub fn column<'a, A: Array + 'static>(columns: &'a [ArrayRef], index: usize) -> Result<&'a A> {
+pub fn column<A: Array + 'static>(columns: &[ArrayRef], index: usize) -> Result<&A> {
     columns.get(index).and_then(|column| column.as_any().downcast_ref::<A>()).ok_or_else(|| {
         let got = columns.get(index).map(|column| column.data_type().to_string());
         DataFusionError::Internal(format!("expected {} as column {index}, got {got:?}", std::any::type_name::<A>()))

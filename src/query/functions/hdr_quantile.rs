@@ -222,8 +222,8 @@ pub struct SketchQuantile {
     signature: Signature,
 }
 
-impl SketchQuantile {
-    pub fn new() -> Self {
+impl Default for SketchQuantile {
+    fn default() -> Self {
         SketchQuantile { signature: Signature::user_defined(Volatility::Immutable) }
     }
 }

@@ -31,5 +31,5 @@ pub fn udafs() -> Vec<Arc<AggregateUDF>> {
 
 /// Returns the scalar functions.
 pub fn udfs() -> Vec<Arc<ScalarUDF>> {
-    vec![Arc::new(ScalarUDF::new_from_impl(hdr_quantile::SketchQuantile::new()))]
+    vec![Arc::new(ScalarUDF::new_from_impl(hdr_quantile::SketchQuantile::default()))]
 }

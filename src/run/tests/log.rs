@@ -85,7 +85,7 @@ impl Log {
         for topic in [NUMBERS, HAPPENINGS] {
             for partition in 0..2 {
                 let partition = Partition { topic: topic.into(), partition };
-                let is_remade = topic == HAPPENINGS && !is_late && seed % 3 == 0;
+                let is_remade = topic == HAPPENINGS && !is_late && seed.is_multiple_of(3);
                 let middle = if is_remade { SPAN / 2 } else { SPAN };
                 let entries = writer.partition(&partition, 0..middle, &mut log.meaning);
                 log.entries.insert(partition.clone(), entries);

@@ -137,9 +137,9 @@ fn watch(rule: &str, rows: &Rows, slide: i64, hold: i64, holds: impl Fn(&[i64]) 
         let mut since: Option<i64> = None;
         let mut fires = false;
         for tick in (0..60).map(|tick| BEGIN + tick * 10 * SECOND) {
-            let newest =
+            let mut newest =
                 rows.iter().filter(|((_, end, k), _)| k == key && *end <= tick && *end > tick - slide * SECOND);
-            let is_true = newest.last().is_some_and(|(_, numbers)| holds(numbers));
+            let is_true = newest.next_back().is_some_and(|(_, numbers)| holds(numbers));
             let mut tell = |state: &str| into.insert((rule.to_owned(), key.clone(), state.to_owned(), tick));
             match (is_true, since) {
                 (true, None) => {

@@ -126,10 +126,10 @@ impl Writer {
                 Err(error) => assert!(error.retriable(), "{error:?}"),
             }
         };
-        for p in 0..2 {
+        for (p, app) in APPS.iter().enumerate() {
             let stored = loop {
                 tries.next().expect("a position is read at last");
-                match store.position("t", APPS[p]).await {
+                match store.position("t", app).await {
                     Ok(stored) => break stored.unwrap_or(0),
                     Err(error) => assert!(error.retriable(), "{error:?}"),
                 }
@@ -145,9 +145,9 @@ impl Writer {
     /// Holds what a reader without faults sees against the model.
     async fn check(&self) {
         let (acknowledged, tried) = (self.acknowledged, self.tried);
-        for p in 0..2 {
+        for (p, app) in APPS.iter().enumerate() {
             let next = self.next[p];
-            assert!((acknowledged[p]..=tried[p]).contains(&next), "{} at {next}: {acknowledged:?}, {tried:?}", APPS[p]);
+            assert!((acknowledged[p]..=tried[p]).contains(&next), "{app} at {next}: {acknowledged:?}, {tried:?}");
         }
         assert_eq!(self.stored().await, self.expected(), "positions {:?}", self.next);
     }

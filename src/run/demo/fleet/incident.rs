@@ -1,6 +1,7 @@
 //! When what goes wrong in the simulated fleet. Follows from the seed alone; it changes nothing itself, the fleet asks
 //! it what is on.
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
@@ -173,6 +174,6 @@ impl Schedule {
             let end = start + kind.duration();
             self.coming.extend(target.map(|target| Injected { kind: kind.as_str(), target, start, end }));
         }
-        self.coming.sort_by(|a, b| b.start.cmp(&a.start));
+        self.coming.sort_by_key(|incident| Reverse(incident.start));
     }
 }
