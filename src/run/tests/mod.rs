@@ -4,6 +4,7 @@
 //! `BELLWETHER_SIM_SEEDS=5000` runs more of it, from `BELLWETHER_SIM_FIRST` on; `BELLWETHER_SIM_SEED=7` runs one seed, and
 //! tells its story.
 
+mod feed;
 mod kafka;
 mod log;
 mod model;

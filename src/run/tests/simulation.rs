@@ -15,11 +15,12 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::runtime::{Builder, Runtime};
 
+use super::feed::{Ending, Reloader, SimulatedFeed};
 use super::kafka::{Broken, CLUSTER};
 use super::log::{self, LATENESS, Log};
 use super::model;
 use super::outcome::{self, Outcome, Unsure};
-use super::process::{Carrier, Committer, Ending, Reloader, SimulatedClock, SimulatedExit, SimulatedFeed};
+use super::process::{Carrier, Committer, SimulatedClock, SimulatedExit};
 use super::world::{At, Crash, Doom, Shared, Trouble, World};
 use crate::config;
 use crate::decide::rule::Rule;
