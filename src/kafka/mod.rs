@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod batch;
+mod bootstrap;
 pub mod broker;
 mod context;
 pub mod error;

@@ -17,6 +17,7 @@ use rdkafka::topic_partition_list::Offset;
 use tracing::{debug, info, warn};
 
 use super::batch::{Batch, Received};
+use super::bootstrap::Bootstrap;
 use super::context::Rebalance;
 use super::error::{KafkaError, hint, is_denial};
 use super::lookup;
@@ -41,6 +42,7 @@ pub(super) struct Reader {
     member: Arc<Member>,
     events: SyncSender<SourceEvent>,
     stop: Arc<AtomicBool>,
+    bootstrap: Bootstrap,
     batch_messages_max: usize,
     batch_linger: Duration,
     /// A topic to ask for when probing.
@@ -93,6 +95,7 @@ impl Reader {
             member,
             events,
             stop,
+            bootstrap: Bootstrap::new("consumer", &settings.brokers),
             batch_messages_max: settings.batch_messages_max,
             batch_linger: settings.batch_linger,
             probe_topic: settings.topics.first().cloned().unwrap_or_default(),
@@ -141,6 +144,7 @@ impl Reader {
         if self.stop.load(Ordering::SeqCst) {
             return Err(Stopped);
         }
+        self.bootstrap.mend(self.member.consumer.client().native_ptr());
         // Errors come by the context as well, with their reasons.
         let stray = match self.member.consumer.poll(wait) {
             Some(Ok(message)) => Some((message.topic().to_string(), message.partition(), message.offset())),

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rdkafka::TopicPartitionList;
@@ -13,6 +13,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, PurgeConfig};
 use rdkafka::topic_partition_list::Offset as RdOffset;
 use tracing::{debug, warn};
 
+use super::bootstrap::Bootstrap;
 use super::context::DeliveryContext;
 use super::error::{KafkaError, code};
 use super::settings::Settings;
@@ -48,6 +49,10 @@ const STEP: Duration = Duration::from_millis(1);
 const IDLE: Duration = Duration::from_millis(500);
 /// Events served in one such round.
 const IDLE_EVENTS: usize = 64;
+/// How much longer than its timeout a call of librdkafka may take before it is left to itself.
+const GRACE: Duration = Duration::from_secs(2);
+/// What the client is called in logs.
+const ROLE: &str = "transactional producer";
 
 /// A transactional producer.
 pub struct Sink {
@@ -111,31 +116,47 @@ impl Sink {
     }
 }
 
-/// A producer past `init_transactions`, with the thread that serves it while it is idle.
+/// A producer past `init_transactions`, with its thread.
 struct Connected {
-    producer: Arc<BaseProducer<DeliveryContext>>,
+    // Dropped in this order, so that the client ends on its own thread: librdkafka may not come back from that either.
+    producer: Arc<Client>,
+    thread: ClientThread,
     timeout: Duration,
-    idle: Option<(Sender<()>, JoinHandle<()>)>,
 }
 
 impl Connected {
     fn open(settings: &Settings, timeout: Duration) -> Result<Connected, KafkaError> {
-        let role = "transactional producer";
-        let producer: BaseProducer<DeliveryContext> = settings
+        let producer: Client = settings
             .transactional()
-            .create_with_context(DeliveryContext::new(role))
-            .map_err(|source| KafkaError::Client { role, source })?;
-        producer.init_transactions(timeout).map_err(|source| {
-            serve_events(&producer);
-            let unreachable = match code(&source) {
-                Code::OperationTimedOut => producer.context().observer.take_unreachable(&settings.brokers),
-                _ => None,
-            };
-            unreachable.unwrap_or_else(|| KafkaError::transaction("take over the transactional id", source))
-        })?;
+            .create_with_context(DeliveryContext::new(ROLE))
+            .map_err(|source| KafkaError::Client { role: ROLE, source })?;
         let producer = Arc::new(producer);
-        let idle = Some(serve_while_idle(producer.clone())?);
-        Ok(Connected { producer, timeout, idle })
+        let thread = ClientThread::start(producer.clone(), Bootstrap::new(ROLE, &settings.brokers))?;
+        let connected = Connected { producer, thread, timeout };
+        let operation = "take over the transactional id";
+        connected.call(operation, move |producer| producer.init_transactions(timeout)).map_err(|error| {
+            serve_events(&connected.producer);
+            let timed_out = match &error {
+                KafkaError::Transaction { source, .. } => code(source) == Code::OperationTimedOut,
+                error => matches!(error, KafkaError::Timeout { .. }),
+            };
+            let observer = &connected.producer.context().observer;
+            timed_out.then(|| observer.take_unreachable(&settings.brokers)).flatten().unwrap_or(error)
+        })?;
+        Ok(connected)
+    }
+
+    /// Makes a call that blocks, but no longer than it should.
+    fn call(
+        &self,
+        operation: &'static str,
+        call: impl FnOnce(&Client) -> Result<(), Rd> + Send + 'static,
+    ) -> Result<(), KafkaError> {
+        let patience = self.timeout + GRACE;
+        match self.thread.call(call, patience) {
+            Some(answer) => answer.map_err(|source| KafkaError::transaction(operation, source)),
+            None => Err(KafkaError::Timeout { operation: operation.into(), after: patience }),
+        }
     }
 
     fn transact(
@@ -156,8 +177,8 @@ impl Connected {
         }
         self.settle()?;
         // All is delivered, so that the flush inside, which polls in steps of 100 ms, finds nothing to wait for.
-        let committed = self.producer.commit_transaction(self.timeout);
-        committed.map_err(|e| KafkaError::transaction("commit a transaction", e))?;
+        let timeout = self.timeout;
+        self.call("commit a transaction", move |producer| producer.commit_transaction(timeout))?;
         debug!(records = records.len(), offsets = offsets.len(), took = ?started.elapsed(), "kafka transaction");
         Ok(())
     }
@@ -194,7 +215,8 @@ impl Connected {
             }
         }
         let member = group.metadata().ok_or_else(|| failed(Rd::Global(Code::UnknownGroup)))?;
-        self.producer.send_offsets_to_transaction(&list, &member, self.timeout).map_err(failed)
+        let timeout = self.timeout;
+        self.call(operation, move |producer| producer.send_offsets_to_transaction(&list, &member, timeout))
     }
 
     /// Waits until every record sent has its report, and takes the failures among them.
@@ -223,22 +245,12 @@ impl Connected {
         self.producer.purge(PurgeConfig::default().queue().inflight());
         let _ = self.settle();
         let _ = self.producer.context().take_failures();
-        match self.producer.abort_transaction(self.timeout) {
+        let timeout = self.timeout;
+        match self.call("abort a transaction", move |producer| producer.abort_transaction(timeout)) {
             Ok(()) => Some(self),
             Err(error) => {
                 warn!(%error, "failed to abort a kafka transaction, starting a new producer");
                 None
-            }
-        }
-    }
-}
-
-impl Drop for Connected {
-    fn drop(&mut self) {
-        if let Some((stop, thread)) = self.idle.take() {
-            drop(stop);
-            if thread.join().is_err() {
-                warn!("the thread of the idle kafka producer had panicked");
             }
         }
     }
@@ -253,21 +265,50 @@ pub(super) fn headers<'a>(pairs: impl ExactSizeIterator<Item = (&'a str, &'a [u8
     Some(pairs.fold(all, |all, (key, value)| all.insert(Header { key, value: Some(value) })))
 }
 
-/// Serves the events of a producer now and then until the sender is dropped: logs and errors would pile up while there
-/// is nothing to commit. Never waits inside librdkafka, so that a commit does not find its reports taken.
-fn serve_while_idle(producer: Arc<BaseProducer<DeliveryContext>>) -> Result<(Sender<()>, JoinHandle<()>), KafkaError> {
-    let name = "kafka-sink-idle";
-    let (stop, stopped) = mpsc::channel();
-    let serve = move || {
-        while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(IDLE) {
-            serve_events(&producer);
-        }
-    };
-    let thread = thread::Builder::new().name(name.into()).spawn(serve);
-    Ok((stop, thread.map_err(|source| KafkaError::Thread { name, source })?))
+type Client = BaseProducer<DeliveryContext>;
+type Call = Box<dyn FnOnce(&Client) + Send>;
+
+/// The thread of one producer: makes the calls that block, and serves the client's events while there are none, as logs
+/// and errors would pile up. Ends, and the client with it, when this is dropped.
+///
+/// Such a call has a timeout, and still may never come back: librdkafka drops the answer it waits for where the broker
+/// that it asked is not named by the cluster any more. Its thread is then left behind with its client, which the next
+/// one fences off.
+struct ClientThread(Sender<Call>);
+
+impl ClientThread {
+    fn start(producer: Arc<Client>, mut bootstrap: Bootstrap) -> Result<ClientThread, KafkaError> {
+        let name = "kafka-producer";
+        let (calls, asked) = mpsc::channel::<Call>();
+        let serve = move || {
+            loop {
+                match asked.recv_timeout(IDLE) {
+                    Ok(call) => call(&producer),
+                    // Never waits inside librdkafka, so that a transaction does not find its reports taken.
+                    Err(RecvTimeoutError::Timeout) => serve_events(&producer),
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
+                bootstrap.mend(producer.client().native_ptr());
+            }
+        };
+        let thread = thread::Builder::new().name(name.into()).spawn(serve);
+        thread.map(|_| ClientThread(calls)).map_err(|source| KafkaError::Thread { name, source })
+    }
+
+    /// Makes a call; `None` where it did not come back within `patience`.
+    fn call<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&Client) -> T + Send + 'static,
+        patience: Duration,
+    ) -> Option<T> {
+        let (answer, answered) = mpsc::channel();
+        // Neither end waits for the other for good: one of them gone is all there is to know.
+        self.0.send(Box::new(move |client| drop(answer.send(call(client))))).ok()?;
+        answered.recv_timeout(patience).ok()
+    }
 }
 
-fn serve_events(producer: &BaseProducer<DeliveryContext>) {
+fn serve_events(producer: &Client) {
     for _ in 0..IDLE_EVENTS {
         producer.poll(Duration::ZERO);
     }

@@ -8,6 +8,7 @@ from confluent_kafka import Producer
 
 import checks
 import e2e
+import proxy
 import stage as stages
 import truth
 
@@ -53,6 +54,20 @@ def fault_18_outage_longer_than_the_idle_timeout(stage):
     stage.broker.kill()
     sleep_awake(scene, 8)
     stage.broker.restart()
+    scene.finish()
+
+
+def fault_18_metadata_without_brokers(stage):
+    """The cluster names no broker for a while, as when its controller takes all of them for dead: the service has to
+    find back to those of its settings."""
+    scene = stage.scene("f18c", records=8000, client={"topic.metadata.refresh.interval.ms": "1000"})
+    scene.start()
+    scene.load(per_second=600)
+    scene.expect("rows in the store", lambda: checks.rows_of(scene.store, "samples") > 500, 30)
+    rule = scene.rule(proxy.METADATA, proxy.ANSWER, proxy.without_brokers, times=-1)
+    sleep_awake(scene, 5)
+    stage.check("its clients were told of no broker", rule.hits >= 2, f"{rule.hits} times")
+    scene.proxy.lift(rule)
     scene.finish()
 
 

@@ -65,6 +65,29 @@ class Rule:
         return self._then, frame
 
 
+def without_brokers(frame: bytes) -> bytes:
+    """Makes of an answer to METADATA, of a flexible version (9 or later), one that names no broker."""
+    brokers = 4 + 1 + 4  # behind the correlation id, the header's tags (none) and the throttle time
+    count, at = _varint(frame, brokers)
+    for _ in range(count - 1):
+        length, at = _varint(frame, at + 4)
+        rack, at = _varint(frame, at + length - 1 + 4)
+        tags, at = _varint(frame, at + max(rack - 1, 0))
+        if tags:
+            raise ValueError("a broker with tags")
+    return frame[:brokers] + b"\x01" + frame[at:]
+
+
+def _varint(frame: bytes, at: int) -> tuple:
+    """Returns an unsigned varint and where it ends."""
+    value = shift = 0
+    while True:
+        byte = frame[at]
+        value, shift, at = value | (byte & 0x7F) << shift, shift + 7, at + 1
+        if byte < 0x80:
+            return value, at
+
+
 class Proxy:
     """Listens on a port of its own on loopback; `target` is the broker's listener that advertises this port."""
 
