@@ -10,7 +10,8 @@ use datafusion::error::Result;
 
 use super::intake::{Candidates, Intake, Selection};
 use super::keys::Keys;
-use super::pane::{Aggregate, Panes};
+use super::pane::{Aggregate, Frozen, Panes};
+use super::partial::Partial;
 use super::plan::Origin;
 use super::sessions::Sessions;
 use super::shape::Shape;
@@ -30,6 +31,8 @@ enum Open {
 
 pub(super) struct Aggregation {
     pub origin: Origin,
+    /// Tells it from every other by what it computes, the same in every process.
+    pub identity: String,
     intake: Intake,
     keys: Keys,
     aggregates: Vec<Aggregate>,
@@ -53,6 +56,7 @@ impl Aggregation {
         let steps = std::mem::take(&mut shape.steps);
         let (origin, window, width) = (shape.origin, shape.window, shape.pane_width());
         let keys = Keys::new(&shape.key_types)?;
+        let identity = shape.identity(&steps);
         let (intake, aggregates) = shape.into_intake()?;
         let open = match window {
             Window::Hop { .. } => Open::Panes(Panes::new(width)),
@@ -60,6 +64,7 @@ impl Aggregation {
         };
         Ok(Aggregation {
             origin,
+            identity,
             intake,
             keys,
             aggregates,
@@ -175,6 +180,73 @@ impl Aggregation {
         }
         rows.keep(&BooleanArray::from(wanted))?;
         Ok(rows)
+    }
+
+    /// Becomes one that only gathers partial states, of rows whose windows are closed elsewhere.
+    pub fn gather(&mut self) {
+        if let Open::Sessions(sessions) = &mut self.open {
+            sessions.be_strict();
+        }
+    }
+
+    /// Takes out what was aggregated since the last time.
+    pub fn drain(&mut self, views: &mut [View]) -> Result<Partial> {
+        let (groups, bounds) = match &mut self.open {
+            Open::Panes(panes) => {
+                let (width, parts) = (panes.width, panes.drain()?);
+                let starts = parts.iter().flat_map(|(start, part)| part.keys().iter().map(|_| *start));
+                let starts: Vec<i64> = starts.collect();
+                let ends = starts.iter().map(|start| start + width).collect();
+                let parts: Vec<Frozen> = parts.into_iter().map(|(_, part)| part).collect();
+                (Frozen::concat(&parts)?, [starts, ends])
+            }
+            Open::Sessions(sessions) => sessions.drain(&self.aggregates)?,
+        };
+        let keys = self.keys.columns(groups.keys())?;
+        let partial = Partial { bounds, keys, states: groups.states().to_vec() };
+        self.forget_unused_keys(views);
+        Ok(partial)
+    }
+
+    /// Merges what was gathered elsewhere. Panes of which every window is closed are left out: after a restart what is
+    /// needed again comes with what is not.
+    pub fn merge(&mut self, partial: Partial, views: &mut [View]) -> Result<()> {
+        let [from, to] = &partial.bounds;
+        let keys = self.keys.intern(&partial.keys, from.len())?;
+        let groups = Frozen::new(keys, partial.states);
+        let room = if self.bytes() < self.bytes_max { usize::MAX } else { 0 };
+        let (mut taken, mut refused) = (0, 0);
+        match &mut self.open {
+            Open::Panes(panes) => {
+                for pane in from.chunk_by(|a, b| a == b) {
+                    let at = (pane.as_ptr() as usize - from.as_ptr() as usize) / size_of::<i64>();
+                    if self.members.iter().all(|&member| views[member].has_closed_all_of(pane[0])) {
+                        continue;
+                    }
+                    self.members.iter().for_each(|&member| views[member].sliding.touch(pane[0]));
+                    refused += panes.merge(pane[0], &self.aggregates, groups.slice(at, pane.len()), room)?;
+                    taken += pane.len();
+                }
+            }
+            Open::Sessions(sessions) => {
+                let watermark = views[self.members[0]].watermark();
+                let done = sessions.merge(&groups, [from, to], watermark, room)?;
+                (taken, refused) = (from.len() - done.late.len(), done.refused);
+                views[self.members[0]].counts.late += done.late.len() as u64;
+            }
+        }
+        for &member in &self.members {
+            views[member].counts.offered += from.len() as u64;
+            views[member].counts.rows += (taken - refused) as u64;
+            views[member].counts.refused += refused as u64;
+        }
+        Ok(())
+    }
+
+    /// Returns the number of columns that a group's key takes, and of those that its state takes of each aggregate.
+    pub fn widths(&self) -> Result<(usize, Vec<usize>)> {
+        let states = self.aggregates.iter().map(|aggregate| Ok(aggregate.function.state_fields()?.len()));
+        Ok((self.keys.width(), states.collect::<Result<_>>()?))
     }
 
     /// Closes the windows of one view that end at or before `watermark`; returns them as groups, in order.

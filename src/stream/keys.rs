@@ -14,6 +14,7 @@ pub(super) struct Keys {
 }
 
 struct Known {
+    width: usize,
     converter: RowConverter,
     /// The keys side by side in one buffer: there may be as many as there are series.
     rows: Rows,
@@ -26,7 +27,14 @@ impl Keys {
             return Ok(Keys { known: None });
         }
         let converter = RowConverter::new(types.iter().map(|of| SortField::new(of.clone())).collect())?;
-        Ok(Keys { known: Some(Known { rows: converter.empty_rows(0, 0), converter, numbers: HashTable::new() }) })
+        Ok(Keys {
+            known: Some(Known {
+                width: types.len(),
+                rows: converter.empty_rows(0, 0),
+                converter,
+                numbers: HashTable::new(),
+            }),
+        })
     }
 
     /// Returns the number of each row's key. All columns have `rows` rows.
@@ -47,6 +55,11 @@ impl Keys {
         if let Some(Known { rows, .. }) = &self.known {
             numbers.sort_by_cached_key(|(number, _)| rows.row(*number as usize));
         }
+    }
+
+    /// Returns the number of columns of a key.
+    pub fn width(&self) -> usize {
+        self.known.as_ref().map_or(0, |known| known.width)
     }
 
     pub fn len(&self) -> usize {

@@ -15,6 +15,7 @@ mod intake;
 mod keys;
 mod operand;
 mod pane;
+pub mod partial;
 mod per_window;
 mod plan;
 pub mod rebuild;
@@ -120,6 +121,9 @@ pub struct Engine {
     hands: Vec<Vec<u32>>,
     metrics: Clock,
     events: Clock,
+    /// Whether every partition is waited for, also those that stand aside: their readers are elsewhere, and promise how
+    /// far nothing more will come.
+    by_promises: bool,
 }
 
 impl Engine {
@@ -283,10 +287,24 @@ impl Engine {
     /// Returns how far a source has come. One that rests goes by the time of the other: a silent stream of events must
     /// not hold up what is said about metrics.
     fn low(&self, source: Source) -> Option<EventTime> {
-        let (own, other) = match source {
+        let (own, other) = self.clocks(source);
+        if self.by_promises {
+            return if own.is_empty() { other.promised() } else { own.promised() };
+        }
+        self.frontier_of(source)
+    }
+
+    /// Returns the clock of a source, and that of the other.
+    fn clocks(&self, source: Source) -> (&Clock, &Clock) {
+        match source {
             Source::Metrics => (&self.metrics, &self.events),
             Source::Events => (&self.events, &self.metrics),
-        };
+        }
+    }
+
+    /// Returns how far a source has come by the partitions that do not stand aside.
+    pub fn frontier_of(&self, source: Source) -> Option<EventTime> {
+        let (own, other) = self.clocks(source);
         if own.is_resting() { own.low().max(other.low()) } else { own.low() }
     }
 

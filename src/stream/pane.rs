@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::ArrayRef;
+use arrow::array::{Array, ArrayRef, UInt32Array};
+use arrow::compute::{concat, take};
 use datafusion::error::Result;
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
 use datafusion::physical_expr::GroupsAccumulatorAdapter;
@@ -151,6 +152,17 @@ impl Groups {
         self.accumulators.evaluate()
     }
 
+    /// Merges all states of frozen groups, of which at most `room` may be new here; returns how many were left out.
+    fn merge_within(&mut self, frozen: Frozen, room: usize) -> Result<usize> {
+        let (most, all) = (self.keys.len().saturating_add(room), frozen.keys.len());
+        let kept: Vec<u32> =
+            (0u32..).zip(&frozen.keys).filter_map(|(at, &key)| self.group(key, most).map(|_| at)).collect();
+        let refused = all - kept.len();
+        let frozen = if refused == 0 { frozen } else { frozen.part(&UInt32Array::from(kept))? };
+        self.merge(&frozen, &(0..frozen.states.len()).collect::<Vec<_>>())?;
+        Ok(refused)
+    }
+
     pub fn freeze(mut self) -> Result<Frozen> {
         Ok(Frozen { states: self.accumulators.states()?, keys: self.keys })
     }
@@ -181,6 +193,39 @@ pub(super) struct Frozen {
 }
 
 impl Frozen {
+    pub fn new(keys: Vec<u32>, states: Vec<Vec<ArrayRef>>) -> Frozen {
+        Frozen { keys, states }
+    }
+
+    /// Puts several into one, one after the other; a key may then stand in it more than once.
+    pub fn concat(parts: &[Frozen]) -> Result<Frozen> {
+        let states = parts.first().map_or(0, |first| first.states.len());
+        let column = |aggregate: usize, at: usize| {
+            let columns: Vec<&dyn Array> = parts.iter().map(|part| part.states[aggregate][at].as_ref()).collect();
+            Ok(concat(&columns)?)
+        };
+        let states = (0..states)
+            .map(|aggregate| (0..parts[0].states[aggregate].len()).map(|at| column(aggregate, at)).collect());
+        let states = states.collect::<Result<_>>()?;
+        Ok(Frozen { keys: parts.iter().flat_map(|part| part.keys.iter().copied()).collect(), states })
+    }
+
+    pub fn states(&self) -> &[Vec<ArrayRef>] {
+        &self.states
+    }
+
+    pub fn part(&self, at: &UInt32Array) -> Result<Frozen> {
+        let take = |columns: &Vec<ArrayRef>| columns.iter().map(|column| Ok(take(column, at, None)?)).collect();
+        let keys = at.values().iter().map(|&at| self.keys[at as usize]).collect();
+        Ok(Frozen { keys, states: self.states.iter().map(take).collect::<Result<_>>()? })
+    }
+
+    /// Returns `len` groups from `from` on.
+    pub fn slice(&self, from: usize, len: usize) -> Frozen {
+        let states = self.states.iter().map(|columns| columns.iter().map(|column| column.slice(from, len)).collect());
+        Frozen { keys: self.keys[from..from + len].to_vec(), states: states.collect() }
+    }
+
     pub fn keys(&self) -> &[u32] {
         &self.keys
     }
@@ -246,6 +291,28 @@ impl Panes {
         let refused = live.update(aggregates, rows, room);
         pane.live = Some(live);
         refused
+    }
+
+    /// Merges partial states into the pane that begins at `start`; returns how many found no room.
+    pub fn merge(&mut self, start: i64, aggregates: &[Aggregate], partial: Frozen, room: usize) -> Result<usize> {
+        let pane = self.by_start.entry(start).or_default();
+        let mut live = match pane.live.take() {
+            Some(live) => live,
+            None => Groups::new(aggregates)?,
+        };
+        let refused = live.merge_within(partial, room);
+        pane.live = Some(live);
+        refused
+    }
+
+    /// Takes everything out: the start of each pane with its groups, in order of time.
+    pub fn drain(&mut self) -> Result<Vec<(i64, Frozen)>> {
+        let mut drained = Vec::new();
+        for (start, mut pane) in std::mem::take(&mut self.by_start) {
+            pane.parts()?;
+            drained.extend(pane.frozen.into_iter().filter(|part| !part.keys.is_empty()).map(|part| (start, part)));
+        }
+        Ok(drained)
     }
 
     /// Returns the start of the first pane that begins at or after a time.

@@ -12,7 +12,7 @@ use arrow::compute::take;
 use datafusion::error::Result;
 
 use super::intake::Selection;
-use super::pane::{Accumulators, Aggregate};
+use super::pane::{Accumulators, Aggregate, Frozen};
 use super::window::Window;
 use crate::model::time::micros;
 
@@ -76,6 +76,9 @@ pub(super) struct Sessions {
     slots: usize,
     /// No session ends before this.
     ends_from: i64,
+    /// Whether every row behind the watermark is late. What a row could still join is not known where the sessions of
+    /// other partitions are elsewhere.
+    strict: bool,
 }
 
 impl Sessions {
@@ -86,7 +89,21 @@ impl Sessions {
         };
         let accumulators = Accumulators::new(aggregates)?;
         let (cell, step) = (window.cell(), window.closing_step());
-        Ok(Sessions { gap, cell, step, runs: BTreeMap::new(), accumulators, slots: 0, ends_from: i64::MAX })
+        Ok(Sessions {
+            gap,
+            cell,
+            step,
+            runs: BTreeMap::new(),
+            accumulators,
+            slots: 0,
+            ends_from: i64::MAX,
+            strict: false,
+        })
+    }
+
+    /// Takes every row behind the watermark for late from now on.
+    pub fn be_strict(&mut self) {
+        self.strict = true;
     }
 
     /// Takes rows in; `ts` is the time of each row of `rows`. Where `watermark` has passed a session's end, it is over. At
@@ -104,7 +121,7 @@ impl Sessions {
         let mut kept = Vec::with_capacity(ts.len());
         let mut taken = Taken::default();
         for (at, (&key, &ts)) in (0u32..).zip(rows.keys.iter().zip(ts)) {
-            match self.place(key, ts, watermark, most) {
+            match self.place(key, (ts, ts), watermark, most) {
                 Place::Slot(slot) => {
                     groups.push(slot as usize);
                     kept.push(at);
@@ -118,16 +135,56 @@ impl Sessions {
         Ok(taken)
     }
 
-    /// Finds or makes the part that a row belongs to.
-    fn place(&mut self, key: u32, ts: i64, watermark: i64, most: usize) -> Place {
+    /// Takes in parts of sessions that were aggregated elsewhere: of each the key, and in `bounds` its first row's time
+    /// and its last one's, both in one cell. Otherwise as [`Sessions::update`].
+    pub fn merge(&mut self, parts: &Frozen, bounds: [&[i64]; 2], watermark: i64, room: usize) -> Result<Taken> {
+        let most = self.slots.saturating_add(room);
+        let (mut groups, mut kept) = (Vec::new(), Vec::new());
+        let mut taken = Taken::default();
+        for (at, &key) in parts.keys().iter().enumerate() {
+            match self.place(key, (bounds[0][at], bounds[1][at]), watermark, most) {
+                Place::Slot(slot) => {
+                    groups.push(slot as usize);
+                    kept.push(at as u32);
+                }
+                Place::Late => taken.late.push(at as u32),
+                Place::Full => taken.refused += 1,
+            }
+        }
+        let kept = parts.part(&UInt32Array::from(kept))?;
+        self.accumulators.merge(kept.states(), &groups, self.slots)?;
+        Ok(taken)
+    }
+
+    /// Takes everything out: parts of sessions with the times of their first and last rows.
+    pub fn drain(&mut self, aggregates: &[Aggregate]) -> Result<(Frozen, [Vec<i64>; 2])> {
+        let (mut keys, mut bounds, mut slots) = (Vec::new(), [Vec::new(), Vec::new()], Vec::new());
+        for (key, runs) in std::mem::take(&mut self.runs) {
+            for part in runs.into_iter().flat_map(|run| run.parts) {
+                keys.push(key);
+                bounds[0].push(part.first);
+                bounds[1].push(part.last);
+                slots.push(part.slot);
+            }
+        }
+        let states = pick(&self.accumulators.states()?, &UInt32Array::from(slots))?;
+        (self.accumulators, self.slots, self.ends_from) = (Accumulators::new(aggregates)?, 0, i64::MAX);
+        Ok((Frozen::new(keys, states), bounds))
+    }
+
+    /// Finds or makes the part that rows belong to which lie in one cell, from the first to the last without a pause.
+    fn place(&mut self, key: u32, (first, last): (i64, i64), watermark: i64, most: usize) -> Place {
         let (gap, cell) = (self.gap, self.cell);
+        if self.strict && first < watermark {
+            return Place::Late;
+        }
         let known = self.runs.get(&key).map_or(&[][..], Vec::as_slice);
-        let near = |run: &Run| run.began - gap <= ts && ts <= run.last + gap;
-        if ts < watermark && known.iter().any(|run| near(run) && run.is_over(ts, watermark, gap, cell)) {
+        let near = |run: &Run| run.began - gap <= last && first <= run.last + gap;
+        if first < watermark && known.iter().any(|run| near(run) && run.is_over(first, watermark, gap, cell)) {
             return Place::Late;
         }
         let joined = known.iter().position(near);
-        if joined.is_none() && ts + gap < watermark {
+        if joined.is_none() && last + gap < watermark {
             return Place::Late;
         }
         if joined.is_none() && self.slots >= most {
@@ -137,30 +194,30 @@ impl Sessions {
         let at = match joined {
             Some(at) => at,
             None => {
-                let at = runs.partition_point(|run| run.last < ts);
-                runs.insert(at, Run { began: ts, last: ts, parts: Vec::new() });
-                self.ends_from = self.ends_from.min(ts + gap);
+                let at = runs.partition_point(|run| run.last < first);
+                runs.insert(at, Run { began: first, last, parts: Vec::new() });
+                self.ends_from = self.ends_from.min(last + gap);
                 at
             }
         };
-        // The row may fill the pause between two runs.
-        if runs.get(at + 1).is_some_and(near) {
+        // They may fill the pauses between runs.
+        while runs.get(at + 1).is_some_and(near) {
             let later = runs.remove(at + 1);
             let run = &mut runs[at];
             run.last = later.last;
             run.parts.extend(later.parts);
         }
         let run = &mut runs[at];
-        (run.began, run.last) = (run.began.min(ts), run.last.max(ts));
-        let of_cell = ts.div_euclid(cell);
+        (run.began, run.last) = (run.began.min(first), run.last.max(last));
+        let of_cell = first.div_euclid(cell);
         if let Some(part) = run.parts.iter_mut().find(|part| part.first.div_euclid(cell) == of_cell) {
-            (part.first, part.last) = (part.first.min(ts), part.last.max(ts));
+            (part.first, part.last) = (part.first.min(first), part.last.max(last));
             return Place::Slot(part.slot);
         }
         // A run that is taken in goes on, whatever it costs: half a session would be worse than none.
         let slot = self.slots as u32;
         self.slots += 1;
-        run.parts.push(Part { first: ts, last: ts, slot });
+        run.parts.push(Part { first, last, slot });
         run.parts.sort_by_key(|part| part.first);
         Place::Slot(slot)
     }

@@ -176,6 +176,17 @@ impl Shape {
         Ok(Some(other.calls.iter().map(|call| self.call(call.clone())).collect::<Result<_>>()?))
     }
 
+    /// Returns what tells this from every other by what it computes, in short. `steps` are its own.
+    pub fn identity(&self, steps: &[String]) -> String {
+        let window = match self.window {
+            Window::Hop { .. } => format!("panes of {}", self.pane_width()),
+            session @ Window::Session { .. } => format!("{session:?}"),
+        };
+        let aggregates: Vec<&str> = self.aggregates.iter().map(|aggregate| aggregate.sql.as_str()).collect();
+        let words = format!("{:?} {window} {:?} {steps:?} {aggregates:?}", self.origin, self.key_types);
+        format!("{:016x}", xxhash_rust::xxh3::xxh3_64(words.as_bytes()))
+    }
+
     /// Ends the adding.
     pub fn into_intake(self) -> Result<(Intake, Vec<Aggregate>)> {
         let place = |all: &[Operand]| all.iter().map(|one| self.operands.place(one)).collect::<Result<Vec<_>>>();

@@ -1,5 +1,6 @@
 //! Tests of the engine: what the windows hold against a naive model, whatever the order of arrival within the lateness.
 
+mod partial;
 mod reload;
 mod sessions;
 mod sharing;

@@ -123,6 +123,12 @@ impl View {
         moved
     }
 
+    /// Takes what ends at or before a time for closed, from now on; it may be earlier than before. For one that only
+    /// gathers, whose rows come from partitions that have come differently far.
+    pub fn stand_at(&mut self, through: i64) {
+        (self.closed, self.watermark) = (through, through);
+    }
+
     /// Tells whether every window that holds a time is closed.
     pub fn has_closed_all_of(&self, ts: i64) -> bool {
         match self.definition.window {
@@ -178,6 +184,11 @@ impl View {
             i64::MIN => EventTime::MIN,
             emitted => EventTime::from_micros(emitted) - self.definition.window.reach() - self.looks_back(),
         }
+    }
+
+    /// Returns the start of the oldest row that bears on the windows after those that end at or before `stored`.
+    pub fn bears_from(&self, stored: EventTime) -> EventTime {
+        stored - self.definition.window.reach() - self.looks_back()
     }
 
     /// Returns the start of the first window that is not closed.

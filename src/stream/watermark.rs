@@ -56,6 +56,17 @@ impl Clock {
         self.partitions.values_mut().for_each(|progress| progress.idle = false);
     }
 
+    /// Returns the least of the newest times over all partitions, whether they stand aside or not: what every partition has
+    /// promised not to fall behind. None while one has promised nothing.
+    pub fn promised(&self) -> Option<EventTime> {
+        self.partitions.values().map(|progress| progress.newest).min().flatten()
+    }
+
+    /// Tells whether there is no partition.
+    pub fn is_empty(&self) -> bool {
+        self.partitions.is_empty()
+    }
+
     /// Tells whether nothing can be expected of this source: it has no partition, or all have stepped aside.
     pub fn is_resting(&self) -> bool {
         self.partitions.values().all(|progress| progress.idle)
