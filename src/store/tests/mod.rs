@@ -22,7 +22,7 @@ use super::*;
 
 fn spec(name: &str) -> TableSpec {
     let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false)]));
-    TableSpec { name: name.to_owned(), schema, day_of: None, sort_by: vec!["n".to_owned()] }
+    TableSpec { name: name.to_owned(), schema, day_of: None, sort_by: vec!["n".to_owned()], unique_by: None }
 }
 
 fn rows(values: impl IntoIterator<Item = i64>) -> RecordBatch {
@@ -55,7 +55,7 @@ async fn all(tables: Vec<(String, Arc<dyn TableProvider>)>, table: &str) -> Vec<
 fn daily(name: &str) -> TableSpec {
     let ts = Field::new("ts", columns::timestamp(), false);
     let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false), ts]));
-    TableSpec { name: name.to_owned(), schema, day_of: Some("ts"), sort_by: vec!["n".to_owned()] }
+    TableSpec { name: name.to_owned(), schema, day_of: Some("ts"), sort_by: vec!["n".to_owned()], unique_by: None }
 }
 
 /// Rows of a table split by day; neighbours are of different days, so that most commits write several files.
