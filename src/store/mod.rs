@@ -240,7 +240,9 @@ impl Store {
             }
         }
         let _shown_at_once = self.pinning.write().unwrap_or_else(PoisonError::into_inner);
-        newer.into_iter().for_each(|(table, commit)| drop(table.show(commit)));
+        for (table, commit) in newer {
+            table.show(commit);
+        }
         Ok(())
     }
 

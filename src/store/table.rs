@@ -125,6 +125,10 @@ impl Table {
             true => DeltaTableState::try_new(log.as_ref(), None).await.map_err(failed)?,
             false => create(&spec, &log, &settling).await?,
         };
+        if location.shared {
+            // What came in since may be another's that is yet to be durable.
+            settling.settle().await?;
+        }
         let provider = provide(&spec.name, &log, state.snapshot()).await?;
         check_schema(&spec, &provider)?;
         let (committed, checkpointed) = (AtomicU64::new(0), AtomicU64::new(state.version()));

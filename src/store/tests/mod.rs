@@ -9,6 +9,8 @@ mod files;
 mod power_cut;
 mod schemas;
 mod seeds;
+mod several;
+mod shared;
 pub(crate) mod simulated_disk;
 mod writers;
 
@@ -91,6 +93,27 @@ async fn open_wrapped(
 async fn open_on(folder: &std::path::Path, specs: Vec<TableSpec>, disk: Arc<dyn Disk>) -> Result<Store, StoreError> {
     let settings = Settings { url: folder.display().to_string(), ..Settings::default() };
     Store::open_at(Location::parse(&settings)?.lock(Some(disk))?, specs).await
+}
+
+/// Opens a store in a folder as one of several writers, on a disk where one is given, with something between it and its
+/// objects.
+async fn open_sharing(
+    folder: &std::path::Path,
+    specs: Vec<TableSpec>,
+    disk: Option<Arc<dyn Disk>>,
+    wrap: impl FnOnce(Arc<dyn object_store::ObjectStore>) -> Arc<dyn object_store::ObjectStore>,
+) -> Result<Store, StoreError> {
+    let settings = Settings { url: folder.display().to_string(), shared: true, ..Settings::default() };
+    Store::open_at(Location::parse(&settings)?.lock(disk)?.wrapped(wrap), specs).await
+}
+
+/// Opens a store as one of several writers in an object store, which has no lock.
+async fn open_in_memory(
+    specs: Vec<TableSpec>,
+    objects: Arc<dyn object_store::ObjectStore>,
+) -> Result<Store, StoreError> {
+    let settings = Settings { url: "memory:///store".to_owned(), shared: true, ..Settings::default() };
+    Store::open_at(Location::parse(&settings)?.lock(None)?.wrapped(|_| objects), specs).await
 }
 
 /// Opens a store in a folder, on a simulated disk where one is given, with something between it and its objects.

@@ -163,7 +163,7 @@ impl Writer {
 }
 
 /// Which seeds to try.
-fn seeds(default: u64) -> Range<u64> {
+pub(super) fn seeds(default: u64) -> Range<u64> {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
     match number("STORE_SEED") {
         Some(one) => one..one + 1,
@@ -172,7 +172,7 @@ fn seeds(default: u64) -> Range<u64> {
 }
 
 /// Runs seeds on several threads; returns the sum of what `of` says of each.
-async fn sum_over_seeds<F>(seeds: Range<u64>, of: impl Fn(u64) -> F) -> usize
+pub(super) async fn sum_over_seeds<F>(seeds: Range<u64>, of: impl Fn(u64) -> F) -> usize
 where
     F: Future<Output = usize> + Send + 'static,
 {
