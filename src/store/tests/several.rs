@@ -40,7 +40,7 @@ impl Shared {
     fn new(seed: u64, unique_by: Option<&'static str>) -> Shared {
         Shared {
             folder: tempfile::tempdir().unwrap(),
-            memory: (seed % 3 == 0).then(Arc::default),
+            memory: seed.is_multiple_of(3).then(Arc::default),
             durable: seed % 3 == 1,
             unique_by,
             baton: Default::default(),
