@@ -214,7 +214,7 @@ pub fn table_specs(engine: &Engine) -> Vec<TableSpec> {
     let mut specs = columns::record_tables();
     for (view, schema) in engine.views() {
         let sort_by = vec!["window_end".to_owned()];
-        specs.push(TableSpec { name: view.name.to_string(), schema, day_of: None, sort_by });
+        specs.push(TableSpec { name: view.name.to_string(), schema, day_of: None, sort_by, unique_by: None });
     }
     specs.extend(columns::loop_tables());
     specs

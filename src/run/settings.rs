@@ -78,6 +78,7 @@ impl Settings {
                 commit_interval: config.store.commit_interval.get(),
                 head_bytes_max: config.store.head_bytes_max.bytes() as usize,
                 durable: config.store.durable,
+                shared: false,
             },
             idle_timeout: config.stream.idle_timeout.get(),
             evaluation_interval: config.stream.evaluation_interval.get(),

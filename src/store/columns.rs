@@ -31,7 +31,7 @@ pub fn text_map() -> DataType {
 
 fn spec(name: &str, day_of: Option<&'static str>, sort_by: &[&str], columns: Vec<Field>) -> TableSpec {
     let sort_by = sort_by.iter().map(|&column| column.to_owned()).collect();
-    TableSpec { name: name.to_owned(), schema: Arc::new(Schema::new(columns)), day_of, sort_by }
+    TableSpec { name: name.to_owned(), schema: Arc::new(Schema::new(columns)), day_of, sort_by, unique_by: None }
 }
 
 fn need(name: &str, of: DataType) -> Field {
@@ -61,7 +61,8 @@ fn series_table() -> TableSpec {
         text("unit"),
         need("first_seen", timestamp()),
     ];
-    spec("series", None, &["series_id"], columns)
+    // Several writers meet a new series, and each tells of it.
+    TableSpec { unique_by: Some("series_id"), ..spec("series", None, &["series_id"], columns) }
 }
 
 fn rejected_table() -> TableSpec {

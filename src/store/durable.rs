@@ -76,6 +76,14 @@ pub(super) fn make_root(disk: &dyn Disk, root: &Path) -> Opened<()> {
     disk.sync_folder(root).map_err(|source| unsynced(root, source))
 }
 
+/// Takes away what processes that were killed left half-written. Only for one that is alone: of what lies there nobody
+/// can tell whether its writer still lives.
+pub(super) fn clear_staging(root: &Path) {
+    for left in std::fs::read_dir(root.join(STAGING)).into_iter().flatten().flatten() {
+        let _ = std::fs::remove_file(left.path());
+    }
+}
+
 fn make_one(disk: &dyn Disk, folder: &Path) -> io::Result<()> {
     match disk.make_folder(folder) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
@@ -92,13 +100,10 @@ fn unsynced(folder: &Path, source: io::Error) -> StoreError {
 }
 
 impl DurableFolder {
-    /// Takes over a folder that is there, and that no other process writes to.
+    /// Takes over a folder that is there. Other processes may write to it too: names are given only where they are free,
+    /// and files are staged under names that nobody else comes upon.
     pub fn open(disk: Arc<dyn Disk>, root: &Path) -> DurableFolder {
         let staging = root.join(STAGING);
-        // What a process that was killed left behind.
-        for left in std::fs::read_dir(&staging).into_iter().flatten().flatten() {
-            let _ = std::fs::remove_file(left.path());
-        }
         let names = Names { settled: HashSet::from([root.to_path_buf()]), owed: HashSet::new() };
         let writer = Writer { disk, root: root.to_path_buf(), staging, names: Mutex::new(names) };
         DurableFolder { files: LocalFileSystem::new(), writer: Arc::new(writer) }

@@ -16,10 +16,13 @@ use super::disk::Disk;
 use super::durable::{self, DurableFolder};
 use super::{Settings, StoreError};
 
-/// The file whose lock says that a folder has a writer.
+/// The file whose lock says that a folder has a writer, or several that share it.
 const LOCK_FILE: &str = ".bellwether.lock";
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 const LOCK_STEP: Duration = Duration::from_millis(10);
+const HINT_ALONE: &str =
+    "stop it, or give this one a folder of its own; only writers that all share a folder go together";
+const HINT_SHARED: &str = "that one does not share the folder; stop it, or start it as one that does";
 
 #[derive(Debug)]
 pub(super) struct Location {
@@ -28,8 +31,23 @@ pub(super) struct Location {
     /// What everything is read from and written to; its paths are those of the URL.
     objects: Arc<dyn ObjectStore>,
     folder: Option<PathBuf>,
+    /// Whether other processes may write here at the same time.
+    pub shared: bool,
     lock: Option<File>,
     durable: Option<Arc<DurableFolder>>,
+}
+
+/// How the log of one table is made durable; nothing to do on an object store, where all that is visible is.
+#[derive(Clone, Debug)]
+pub(super) struct Settling(Option<(Arc<DurableFolder>, PathBuf)>);
+
+impl Settling {
+    /// Makes sure, before anything is built on what a log shows, that it will still be there after a power cut: whoever
+    /// wrote it may have been killed before it was, or be about to see to it.
+    pub async fn settle(&self) -> Result<(), StoreError> {
+        let Some((durable, log)) = self.0.clone() else { return Ok(()) };
+        tokio::task::spawn_blocking(move || durable.adopt(&log)).await?
+    }
 }
 
 impl fmt::Display for Location {
@@ -66,11 +84,11 @@ impl Location {
             Some(_) => Arc::new(LocalFileSystem::new()),
             None => Arc::from(object_store::parse_url_opts(&url, &config.raw).map_err(|e| refused(e.to_string()))?.0),
         };
-        Ok(Location { url, config, objects, folder, lock: None, durable: None })
+        Ok(Location { url, config, objects, folder, shared: settings.shared, lock: None, durable: None })
     }
 
-    /// Makes the folder where it is missing and takes its lock; nothing to do on an object store, where every commit is
-    /// a compare-and-set. With a disk, whatever is written from now on is durable on it.
+    /// Makes the folder where it is missing and takes its lock, with others where it is shared; nothing to do on an
+    /// object store, where every commit is a compare-and-set. With a disk, whatever is written from now on is durable on it.
     pub fn lock(mut self, disk: Option<Arc<dyn Disk>>) -> Result<Location, StoreError> {
         let Some(folder) = &self.folder else { return Ok(self) };
         let root = self.url.to_file_path().unwrap_or_else(|()| folder.clone());
@@ -89,9 +107,12 @@ impl Location {
             .write(true)
             .open(&path)
             .map_err(named("write to", &path))?;
-        match lock_soon(&file) {
+        match take_lock(&file, self.shared, || durable::clear_staging(&root)) {
             Ok(()) => self.lock = Some(file),
-            Err(TryLockError::WouldBlock) => return Err(StoreError::Locked { path: folder.display().to_string() }),
+            Err(TryLockError::WouldBlock) => {
+                let hint = if self.shared { HINT_SHARED } else { HINT_ALONE };
+                return Err(StoreError::Locked { path: folder.display().to_string(), hint });
+            }
             Err(TryLockError::Error(source)) => return Err(named("lock", &path)(source)),
         }
         if let Some(disk) = disk {
@@ -119,12 +140,10 @@ impl Location {
         logstore_with(self.objects.clone(), &url, self.config.clone()).map_err(failed)
     }
 
-    /// Makes sure, before a table is written to, that what its log shows will still be there after a power cut: whoever
-    /// wrote it may have been killed before it was.
-    pub async fn settle(&self, name: &str) -> Result<(), StoreError> {
-        let (Some(durable), Ok(root)) = (self.durable.clone(), self.url.to_file_path()) else { return Ok(()) };
-        let log = root.join(name).join("_delta_log");
-        tokio::task::spawn_blocking(move || durable.adopt(&log)).await?
+    /// Returns how the log of one table is made durable.
+    pub fn settling(&self, name: &str) -> Settling {
+        let root = self.url.to_file_path().ok();
+        Settling(self.durable.clone().zip(root.map(|root| root.join(name).join("_delta_log"))))
     }
 
     /// Returns the names of the Delta tables directly below.
@@ -147,12 +166,27 @@ impl Location {
     }
 }
 
-/// Locks a file, waiting a moment: a writer that is just ending lets go soon, and so does a child of ours, which holds our
-/// files from its fork to its exec.
-fn lock_soon(file: &File) -> Result<(), TryLockError> {
+/// Takes the lock of a folder, shared or not, and calls `alone` at a moment when nobody else can hold it.
+fn take_lock(file: &File, shared: bool, alone: impl FnOnce()) -> Result<(), TryLockError> {
+    if !shared {
+        lock_soon(|| file.try_lock())?;
+        alone();
+        return Ok(());
+    }
+    // The first to share the folder is alone for a moment; whoever comes in that moment waits for longer than it lasts.
+    if file.try_lock().is_ok() {
+        alone();
+        file.unlock().map_err(TryLockError::Error)?;
+    }
+    lock_soon(|| file.try_lock_shared())
+}
+
+/// Locks, waiting a moment: a writer that is just ending lets go soon, and so does a child of ours, which holds our files
+/// from its fork to its exec.
+fn lock_soon(lock: impl Fn() -> Result<(), TryLockError>) -> Result<(), TryLockError> {
     let deadline = Instant::now() + LOCK_PATIENCE;
     loop {
-        match file.try_lock() {
+        match lock() {
             Err(TryLockError::WouldBlock) if Instant::now() < deadline => std::thread::park_timeout(LOCK_STEP),
             done => return done,
         }

@@ -43,6 +43,9 @@ pub struct Settings {
     pub head_bytes_max: usize,
     /// Whether a commit to a folder is on the disk, and not only on its way there, when it is done.
     pub durable: bool,
+    /// Whether other processes, all with this set, write the same tables at the same time. They exclude a writer that
+    /// does not share, and it excludes them.
+    pub shared: bool,
 }
 
 impl Default for Settings {
@@ -53,6 +56,7 @@ impl Default for Settings {
             commit_interval: Duration::from_secs(2),
             head_bytes_max: 512 << 20,
             durable: true,
+            shared: false,
         }
     }
 }
@@ -65,8 +69,8 @@ pub enum StoreError {
     Folder { action: &'static str, path: String, source: std::io::Error },
     #[error("failed to sync {path} to its disk (hint: a file system that cannot needs store.durable = false)")]
     Sync { path: String, source: std::io::Error },
-    #[error("{path} belongs to another running writer (hint: stop it, or give this one a folder of its own)")]
-    Locked { path: String },
+    #[error("{path} belongs to another running writer (hint: {hint})")]
+    Locked { path: String, hint: &'static str },
     #[error("{path} holds no store (hint: point --data at the folder a service wrote to)")]
     Absent { path: String },
     #[error("failed to open table {table}")]
@@ -114,7 +118,8 @@ struct Tables {
     order: Vec<Arc<Table>>,
 }
 
-/// All tables of one store, opened for writing by at most one process.
+/// All tables of one store, opened for writing: by this process alone, or by several that share it, each with sources of
+/// its own.
 #[derive(Debug)]
 pub struct Store {
     location: Location,
@@ -202,9 +207,43 @@ impl Store {
         self.table(table)?.append(batch, positions)
     }
 
-    /// Returns the position of `app` in the newest commit of a table.
+    /// Returns where `app` stands in a table: where our own commits left it, or else where it stood when it was first
+    /// asked for. What others have moved since is told by [`Store::claim`].
     pub async fn position(&self, table: &str, app: &str) -> Result<Option<i64>, StoreError> {
         self.table(table)?.position(app).await
+    }
+
+    /// Takes sources over from other writers: brings a table to its newest commit, returns where each of `apps` stands in
+    /// it, and expects it there from now on. What waits for a commit is not counted in; a writer that gives a source
+    /// away commits its rows before, or claims only after a restart.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] where another writer moved an app of which rows wait here: they would be doubled. Nothing
+    /// is claimed then.
+    pub async fn claim(&self, table: &str, apps: &[&str]) -> Result<Vec<Option<i64>>, StoreError> {
+        let _turn = self.committing.lock().await;
+        self.table(table)?.claim(apps, &self.pinning).await
+    }
+
+    /// Brings all tables to the newest commits of all writers, for readers. Rows that wait for a commit, and where this
+    /// writer expects its sources, stay as they are.
+    ///
+    /// # Errors
+    /// A table that could not be read; nothing is shown then, and a later call shows it all.
+    pub async fn refresh(&self) -> Result<(), StoreError> {
+        let _turn = self.committing.lock().await;
+        let mut newer = Vec::new();
+        // Others commit in the order of tables, too. Looking the other way round misses nothing that a row refers to.
+        for table in self.tables().order.into_iter().rev() {
+            if let Some(commit) = table.look_ahead().await? {
+                newer.push((table, commit));
+            }
+        }
+        let _shown_at_once = self.pinning.write().unwrap_or_else(PoisonError::into_inner);
+        for (table, commit) in newer {
+            table.show(commit);
+        }
+        Ok(())
     }
 
     /// Returns the bytes of rows that wait for a commit.
@@ -221,7 +260,8 @@ impl Store {
     ///
     /// # Errors
     /// Where a commit fails its rows stay in the head, still visible, and go with the next call. A writer that lost its
-    /// place to another gets [`StoreError::Fenced`], which no retry mends.
+    /// place to another gets [`StoreError::Fenced`], which no retry mends. Being outrun by the commits of others is no
+    /// failure: it only takes longer.
     pub async fn commit(&self) -> Result<CommitStats, StoreError> {
         let _turn = self.committing.lock().await;
         let order = self.tables().order;
@@ -252,7 +292,8 @@ impl Store {
         Ok(())
     }
 
-    /// Writes checkpoints of tables whose log has grown, so that opening them stays quick.
+    /// Writes checkpoints of tables whose log has grown, so that opening them stays quick. Of writers that share a store
+    /// one does, and no two of the same commit.
     pub async fn maintain(&self) -> Result<(), StoreError> {
         for table in self.tables().order {
             table.checkpoint_if_due().await?;

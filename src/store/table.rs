@@ -1,12 +1,13 @@
-//! One Delta table with one writer: a head of rows not yet committed, and commits under compare-and-set.
+//! One Delta table: a head of rows not yet committed, in front of the newest commit known.
 //!
-//! delta-rs does not refuse a stale position by itself, so every commit here is made on the very snapshot whose
-//! positions were checked, with the library's own retries off: whoever comes second fails and looks again.
+//! How rows become a commit is `commit`'s, what other writers commit meanwhile `others`'; never decides either here.
+
+mod commit;
+mod others;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use arrow::array::RecordBatch;
@@ -14,32 +15,25 @@ use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::prelude::SessionConfig;
+use deltalake::DeltaTableError;
 use deltalake::delta_datafusion::TableProviderBuilder;
 use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
-use deltalake::kernel::transaction::{CommitBuilder, CommitProperties};
-use deltalake::kernel::{Action, Add, EagerSnapshot, StructType, Transaction, Version};
+use deltalake::kernel::transaction::CommitProperties;
+use deltalake::kernel::{Add, EagerSnapshot, StructType};
 use deltalake::logstore::LogStoreRef;
 use deltalake::operations::create::CreateBuilder;
-use deltalake::protocol::{DeltaOperation, SaveMode};
+use deltalake::protocol::SaveMode;
 use deltalake::table::state::DeltaTableState;
-use deltalake::{DeltaTable, DeltaTableError, Path};
-use object_store::ObjectStoreExt as _;
-use tracing::warn;
 use uuid::Uuid;
 
 use super::StoreError;
-use super::file::{self, Encoded};
-use super::location::Location;
+use super::file::Encoded;
+use super::location::{Location, Settling};
 use super::scan::PinnedTable;
+use others::Others;
 
 /// The partition column of tables that are split by day.
 const DAY: &str = "day";
-/// Under which word a commit carries its id in the log.
-const COMMIT_ID: &str = "bellwetherCommit";
-/// After how many commits the log is summed up in a checkpoint.
-const COMMITS_PER_CHECKPOINT: u64 = 100;
-/// How often a commit is tried anew when somebody else's commit came first.
-const ATTEMPTS_MAX: usize = 5;
 
 /// What a table looks like.
 #[derive(Clone, Debug)]
@@ -51,6 +45,10 @@ pub struct TableSpec {
     pub day_of: Option<&'static str>,
     /// The order of rows within a file.
     pub sort_by: Vec<String>,
+    /// An Int64 column of which each value is in the table once, whoever writes it: rows with a value that another writer
+    /// has committed since the store was opened are left out. What was there before, and what this writer has given
+    /// already, is the caller's to know.
+    pub unique_by: Option<&'static str>,
 }
 
 /// What one commit wrote.
@@ -63,8 +61,14 @@ pub struct Committed {
 pub(super) struct Table {
     spec: TableSpec,
     log: LogStoreRef,
+    settling: Settling,
+    /// Whether others write the table too, so that a commit looks for theirs first.
+    shared: bool,
     head: Mutex<Head>,
     shown: RwLock<Shown>,
+    /// The newest version that we committed ourselves.
+    committed: AtomicU64,
+    /// The newest version known to be summed up in a checkpoint, or the one the table was opened at.
     checkpointed: AtomicU64,
 }
 
@@ -80,6 +84,7 @@ struct Head {
     stored: BTreeMap<String, Option<i64>>,
     /// Where other writers have moved an app to in commits that we came upon. One that is not where we know it is lost.
     moved: BTreeMap<String, i64>,
+    others: Others,
 }
 
 /// Rows on their way into a commit. Kept through failures, with the files already written.
@@ -94,11 +99,13 @@ struct Sealed {
     /// The rows as files. Kept, so that one written twice is the same and a disk that fills up fills with no copies.
     files: Option<Arc<[Encoded]>>,
     written: Vec<Add>,
+    /// Whether the commit was found in the log, or made; it is yet to be shown.
+    landed: bool,
 }
 
 /// The newest commit known, as queries see it.
 #[derive(Clone)]
-struct Shown {
+pub(super) struct Shown {
     state: DeltaTableState,
     provider: Arc<dyn TableProvider>,
 }
@@ -112,17 +119,22 @@ impl fmt::Debug for Table {
 impl Table {
     pub async fn open(location: &Location, spec: TableSpec) -> Result<Table, StoreError> {
         let failed = |source| StoreError::Open { table: spec.name.clone(), source };
-        location.settle(&spec.name).await?;
-        let log = location.table(&spec.name)?;
+        let (settling, log) = (location.settling(&spec.name), location.table(&spec.name)?);
+        settling.settle().await?;
         let state = match log.is_delta_table_location().await.map_err(failed)? {
             true => DeltaTableState::try_new(log.as_ref(), None).await.map_err(failed)?,
-            false => create(&spec, &log).await.map_err(failed)?,
+            false => create(&spec, &log, &settling).await?,
         };
+        if location.shared {
+            // What came in since may be another's that is yet to be durable.
+            settling.settle().await?;
+        }
         let provider = provide(&spec.name, &log, state.snapshot()).await?;
         check_schema(&spec, &provider)?;
-        let checkpointed = AtomicU64::new(state.version());
+        let (committed, checkpointed) = (AtomicU64::new(0), AtomicU64::new(state.version()));
+        let head = Mutex::new(Head { others: Others::since(state.version()), ..Head::default() });
         let shown = RwLock::new(Shown { state, provider });
-        Ok(Table { spec, log, head: Mutex::default(), shown, checkpointed })
+        Ok(Table { spec, log, settling, shared: location.shared, head, shown, committed, checkpointed })
     }
 
     pub fn spec(&self) -> &TableSpec {
@@ -138,6 +150,7 @@ impl Table {
         let batch = batch.filter(|batch| batch.num_rows() > 0);
         let batch = batch.map(|batch| conform(&self.spec, batch)).transpose()?;
         let mut head = self.head();
+        let batch = batch.and_then(|batch| head.others.without_known(&self.spec, batch));
         if let Some(batch) = batch {
             head.rows += batch.num_rows();
             head.bytes += batch.get_array_memory_size();
@@ -191,36 +204,9 @@ impl Table {
             positions: std::mem::take(&mut head.positions),
             files: None,
             written: Vec::new(),
+            landed: false,
         };
         head.sealed = Some(sealed);
-    }
-
-    /// Commits what was sealed. Readers step from the head's rows to the commit's in one moment, under `pinning`.
-    pub async fn commit_sealed(&self, pinning: &RwLock<()>) -> Result<Option<Committed>, StoreError> {
-        let Some(sealed) = self.head().sealed.clone() else { return Ok(None) };
-        let adds = self.write_files(&sealed).await?;
-        let bytes = adds.iter().map(|add| add.size as usize).sum();
-        let state = self.commit_actions(adds, &sealed).await?;
-        let provider = provide(&self.spec.name, &self.log, state.snapshot()).await?;
-        let _shown_at_once = pinning.write().unwrap_or_else(PoisonError::into_inner);
-        *self.shown.write().unwrap_or_else(PoisonError::into_inner) = Shown { state, provider };
-        let mut head = self.head();
-        head.sealed = None;
-        head.stored.extend(sealed.positions.into_iter().map(|(app, next)| (app, Some(next))));
-        Ok(Some(Committed { rows: sealed.rows, bytes }))
-    }
-
-    pub async fn checkpoint_if_due(&self) -> Result<(), StoreError> {
-        let version = self.shown().state.version();
-        if version < self.checkpointed.load(Ordering::Relaxed) + COMMITS_PER_CHECKPOINT {
-            return Ok(());
-        }
-        let failed = |source| StoreError::Commit { table: self.spec.name.clone(), source };
-        let mut table = DeltaTable::new(self.log.clone());
-        table.load().await.map_err(failed)?;
-        deltalake::checkpoints::create_checkpoint(&table, None).await.map_err(failed)?;
-        self.checkpointed.store(version, Ordering::Relaxed);
-        Ok(())
     }
 
     /// Returns the commit shown and the rows in front of it, as one table.
@@ -229,141 +215,6 @@ impl Table {
         let mut rows: Vec<RecordBatch> = head.sealed.iter().flat_map(|sealed| sealed.batches.iter().cloned()).collect();
         rows.extend(head.open.iter().cloned());
         Arc::new(PinnedTable::new(self.spec.schema.clone(), self.shown().provider, rows))
-    }
-
-    async fn write_files(&self, sealed: &Sealed) -> Result<Vec<Add>, StoreError> {
-        let files = self.encode(sealed).await?;
-        let mut written = sealed.written.clone();
-        for (index, file) in files.iter().enumerate().skip(written.len()) {
-            written.push(self.write_file(sealed.id, index, file).await?);
-            if let Some(sealed) = &mut self.head().sealed {
-                sealed.written = written.clone();
-            }
-        }
-        Ok(written)
-    }
-
-    async fn encode(&self, sealed: &Sealed) -> Result<Arc<[Encoded]>, StoreError> {
-        if let Some(files) = &sealed.files {
-            return Ok(files.clone());
-        }
-        if sealed.batches.is_empty() {
-            return Ok(Arc::default());
-        }
-        let (spec, batches) = (self.spec.clone(), sealed.batches.clone());
-        let files: Arc<[Encoded]> = tokio::task::spawn_blocking(move || file::encode(&spec, &batches)).await??.into();
-        if let Some(sealed) = &mut self.head().sealed {
-            sealed.files = Some(files.clone());
-        }
-        Ok(files)
-    }
-
-    async fn write_file(&self, commit: Uuid, index: usize, file: &Encoded) -> Result<Add, StoreError> {
-        let failed = |source| StoreError::Write { table: self.spec.name.clone(), source };
-        let name = format!("part-{index:05}-{commit}.zstd.parquet");
-        let day = file.day.map(file::day_text);
-        let path = day.as_ref().map_or_else(|| name.clone(), |day| format!("{DAY}={day}/{name}"));
-        let store = self.log.object_store(None);
-        store.put(&Path::from(path.as_str()), file.bytes.clone().into()).await.map_err(failed)?;
-        let written = store.head(&Path::from(path.as_str())).await.map_err(failed)?;
-        Ok(Add {
-            path,
-            partition_values: day.into_iter().map(|day| (DAY.to_owned(), Some(day))).collect(),
-            size: file.bytes.len() as i64,
-            modification_time: written.last_modified.timestamp_millis(),
-            data_change: true,
-            stats: Some(file.stats.clone()),
-            ..Add::default()
-        })
-    }
-
-    /// Commits files and positions on a snapshot in which the positions are the expected ones.
-    ///
-    /// An error of the library does not say that the commit is not there: after each the log is read again. Found there,
-    /// it landed; positions that have moved without it are somebody else's.
-    async fn commit_actions(&self, adds: Vec<Add>, sealed: &Sealed) -> Result<DeltaTableState, StoreError> {
-        for app in sealed.positions.keys() {
-            self.position(app).await?;
-        }
-        let mut state = self.shown().state;
-        let shown = state.version();
-        let mut attempts_left = ATTEMPTS_MAX;
-        loop {
-            // Before the first attempt too: the snapshot may show commits of others, come upon by an earlier commit.
-            self.refuse_if_moved(sealed)?;
-            attempts_left -= 1;
-            let source = match self.commit_once(&state, &adds, sealed).await {
-                Ok(state) => {
-                    self.head().moved.retain(|app, _| !sealed.positions.contains_key(app));
-                    return Ok(state);
-                }
-                Err(source) => source,
-            };
-            warn!(table = self.spec.name, attempts_left, error = %source, "reading the log again after a commit failed");
-            state = DeltaTableState::try_new(self.log.as_ref(), None).await.map_err(|source| self.unread(source))?;
-            if self.look_through(shown + 1..=state.version(), sealed).await? {
-                return Ok(state);
-            }
-            if attempts_left == 0 {
-                self.refuse_if_moved(sealed)?;
-                return Err(StoreError::Commit { table: self.spec.name.clone(), source });
-            }
-        }
-    }
-
-    async fn commit_once(
-        &self,
-        state: &DeltaTableState,
-        adds: &[Add],
-        sealed: &Sealed,
-    ) -> Result<DeltaTableState, DeltaTableError> {
-        let transactions = sealed.positions.iter().map(|(app, next)| Transaction::new(app, *next)).collect();
-        let properties = CommitProperties::default()
-            .with_metadata([(COMMIT_ID.to_owned(), sealed.id.to_string().into())])
-            .with_max_retries(0)
-            .with_create_checkpoint(false)
-            .with_cleanup_expired_logs(Some(false))
-            .with_application_transactions(transactions);
-        let partition_by = self.spec.day_of.map(|_| vec![DAY.to_owned()]);
-        let operation = DeltaOperation::Write { mode: SaveMode::Append, partition_by, predicate: None };
-        let done = CommitBuilder::from(properties)
-            .with_actions(adds.iter().cloned().map(Action::Add).collect())
-            .build(Some(state), self.log.clone(), operation)
-            .await?;
-        Ok(done.snapshot())
-    }
-
-    /// Looks through the newest versions of the log for our own commit, which may have landed without an answer, and for
-    /// what others moved. Positions alone cannot tell: another writer that took one partition of several may have moved
-    /// it to the very place where this commit would have.
-    async fn look_through(&self, versions: RangeInclusive<Version>, sealed: &Sealed) -> Result<bool, StoreError> {
-        let id = sealed.id.to_string();
-        let mut landed = false;
-        for version in versions {
-            let entry = self.log.read_commit_entry(version).await.map_err(|source| self.unread(source))?;
-            let entry = entry.as_deref().map(String::from_utf8_lossy).unwrap_or_default();
-            let mut head = self.head();
-            // Nobody else can have written an id that has not left this process.
-            if entry.contains(&id) {
-                landed = true;
-                head.moved.retain(|app, _| !sealed.positions.contains_key(app));
-            } else {
-                head.moved.extend(entry.lines().filter_map(transaction));
-            }
-        }
-        Ok(landed)
-    }
-
-    fn refuse_if_moved(&self, sealed: &Sealed) -> Result<(), StoreError> {
-        let head = self.head();
-        for app in sealed.positions.keys() {
-            let expected = head.stored.get(app).copied().flatten();
-            let found = head.moved.get(app).copied();
-            if found.is_some() && found != expected {
-                return Err(StoreError::Fenced { table: self.spec.name.clone(), app: app.clone(), expected, found });
-            }
-        }
-        Ok(())
     }
 
     fn unread(&self, source: DeltaTableError) -> StoreError {
@@ -379,13 +230,6 @@ impl Table {
     }
 }
 
-/// Returns the app and its position from a line of the log that moves one.
-fn transaction(line: &str) -> Option<(String, i64)> {
-    let action: serde_json::Value = line.contains("\"txn\"").then(|| serde_json::from_str(line).ok())??;
-    let moved = action.get("txn")?;
-    Some((moved.get("appId")?.as_str()?.to_owned(), moved.get("version")?.as_i64()?))
-}
-
 /// Returns a table that somebody else may be writing, as of its newest commit.
 pub(super) async fn provider_at(location: &Location, name: &str) -> Result<Arc<dyn TableProvider>, StoreError> {
     let log = location.table(name)?;
@@ -398,7 +242,21 @@ pub(super) async fn provider_at(location: &Location, name: &str) -> Result<Arc<d
     Ok(Arc::new(PinnedTable::new(Arc::new(Schema::new(fields)), provider, Vec::new())))
 }
 
-async fn create(spec: &TableSpec, log: &LogStoreRef) -> Result<DeltaTableState, DeltaTableError> {
+/// Makes a table. Where another writer makes it at the same time, theirs is taken.
+async fn create(spec: &TableSpec, log: &LogStoreRef, settling: &Settling) -> Result<DeltaTableState, StoreError> {
+    let failed = |source| StoreError::Open { table: spec.name.clone(), source };
+    let refused = match create_first(spec, log).await {
+        Ok(state) => return Ok(state),
+        Err(refused) => refused,
+    };
+    settling.settle().await?;
+    match log.is_delta_table_location().await.map_err(failed)? {
+        true => DeltaTableState::try_new(log.as_ref(), None).await.map_err(failed),
+        false => Err(failed(refused)),
+    }
+}
+
+async fn create_first(spec: &TableSpec, log: &LogStoreRef) -> Result<DeltaTableState, DeltaTableError> {
     let mut fields: Vec<Arc<Field>> = spec.schema.fields().iter().cloned().collect();
     if spec.day_of.is_some() {
         fields.push(Arc::new(Field::new(DAY, DataType::Date32, true)));
@@ -408,6 +266,8 @@ async fn create(spec: &TableSpec, log: &LogStoreRef) -> Result<DeltaTableState, 
         .with_log_store(log.clone())
         .with_table_name(&spec.name)
         .with_save_mode(SaveMode::Ignore)
+        // The library would commit the columns once more on top of another writer's.
+        .with_commit_properties(CommitProperties::default().with_max_retries(0))
         .with_columns(columns.fields().cloned());
     if spec.day_of.is_some() {
         builder = builder.with_partition_columns([DAY]);

@@ -9,6 +9,8 @@ mod files;
 mod power_cut;
 mod schemas;
 mod seeds;
+mod several;
+mod shared;
 pub(crate) mod simulated_disk;
 mod writers;
 
@@ -22,7 +24,7 @@ use super::*;
 
 fn spec(name: &str) -> TableSpec {
     let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false)]));
-    TableSpec { name: name.to_owned(), schema, day_of: None, sort_by: vec!["n".to_owned()] }
+    TableSpec { name: name.to_owned(), schema, day_of: None, sort_by: vec!["n".to_owned()], unique_by: None }
 }
 
 fn rows(values: impl IntoIterator<Item = i64>) -> RecordBatch {
@@ -55,7 +57,7 @@ async fn all(tables: Vec<(String, Arc<dyn TableProvider>)>, table: &str) -> Vec<
 fn daily(name: &str) -> TableSpec {
     let ts = Field::new("ts", columns::timestamp(), false);
     let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false), ts]));
-    TableSpec { name: name.to_owned(), schema, day_of: Some("ts"), sort_by: vec!["n".to_owned()] }
+    TableSpec { name: name.to_owned(), schema, day_of: Some("ts"), sort_by: vec!["n".to_owned()], unique_by: None }
 }
 
 /// Rows of a table split by day; neighbours are of different days, so that most commits write several files.
@@ -91,6 +93,27 @@ async fn open_wrapped(
 async fn open_on(folder: &std::path::Path, specs: Vec<TableSpec>, disk: Arc<dyn Disk>) -> Result<Store, StoreError> {
     let settings = Settings { url: folder.display().to_string(), ..Settings::default() };
     Store::open_at(Location::parse(&settings)?.lock(Some(disk))?, specs).await
+}
+
+/// Opens a store in a folder as one of several writers, on a disk where one is given, with something between it and its
+/// objects.
+async fn open_sharing(
+    folder: &std::path::Path,
+    specs: Vec<TableSpec>,
+    disk: Option<Arc<dyn Disk>>,
+    wrap: impl FnOnce(Arc<dyn object_store::ObjectStore>) -> Arc<dyn object_store::ObjectStore>,
+) -> Result<Store, StoreError> {
+    let settings = Settings { url: folder.display().to_string(), shared: true, ..Settings::default() };
+    Store::open_at(Location::parse(&settings)?.lock(disk)?.wrapped(wrap), specs).await
+}
+
+/// Opens a store as one of several writers in an object store, which has no lock.
+async fn open_in_memory(
+    specs: Vec<TableSpec>,
+    objects: Arc<dyn object_store::ObjectStore>,
+) -> Result<Store, StoreError> {
+    let settings = Settings { url: "memory:///store".to_owned(), shared: true, ..Settings::default() };
+    Store::open_at(Location::parse(&settings)?.lock(None)?.wrapped(|_| objects), specs).await
 }
 
 /// Opens a store in a folder, on a simulated disk where one is given, with something between it and its objects.

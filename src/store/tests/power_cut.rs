@@ -218,6 +218,42 @@ async fn fault_21_what_a_killed_process_left_unsynced_is_settled_by_the_next() {
     }
 }
 
+/// The same where the next is there already, and learns from the other's commit where its sources stand.
+#[tokio::test]
+async fn fault_21_what_a_killed_writer_left_unsynced_is_settled_by_one_that_shares() {
+    for which in 0.. {
+        let machine = Machine::new(Forgets::default());
+        let folder = machine.top.path().join("srv/data");
+        let join = || open_sharing(&folder, pair(), Some(machine.disk.clone()), |objects| objects);
+        let (one, other) = (join().await.unwrap(), join().await.unwrap());
+        machine.commit(&one, 0).await.unwrap();
+        let calls = Arc::new(AtomicUsize::new(0));
+        let counted = calls.clone();
+        machine
+            .disk
+            .fail(move |_, _| (counted.fetch_add(1, Ordering::SeqCst) >= which).then(|| Error::from(ErrorKind::Other)));
+        let _ = machine.commit(&one, 1).await;
+        drop(one);
+        machine.disk.heal();
+        let mut claimed = Vec::new();
+        for table in ["t", "u"] {
+            claimed.push((table, other.claim(table, &["a"]).await.unwrap()[0]));
+        }
+        let (trace, left) = (machine.disk.trace(), tempfile::tempdir().unwrap());
+        let mut random = StdRng::seed_from_u64(0);
+        trace.after_cut(trace.steps(), machine.top.path(), Leaves::Nothing, &mut random, left.path());
+        let url = left.path().join("srv/data").display().to_string();
+        let after = Store::open(&Settings { url, durable: false, ..Settings::default() }, pair()).await.unwrap();
+        for (table, stands) in claimed {
+            assert_eq!(after.position(table, "a").await.unwrap(), stands, "{table}, killed at call {which}");
+        }
+        if calls.load(Ordering::SeqCst) <= which {
+            assert!(which > 15, "a commit to two tables takes more than {which} calls");
+            return;
+        }
+    }
+}
+
 #[tokio::test]
 async fn fault_21_a_power_cut_while_a_checkpoint_is_written_leaves_the_log_readable() {
     let machine = Machine::new(Forgets::default());

@@ -45,14 +45,23 @@ fn faults_of(seed: u64) -> Arc<Faults> {
     let faults = Faults::none();
     let mut random = StdRng::seed_from_u64(seed ^ 0xfau64);
     let likely = [0.02, 0.1, 0.3][seed as usize % 3];
+    let mut down = false;
     faults.decide(move |operation, _| {
+        // A store that is late with a write does not tell at once that it is not there: the writer gives up, and may be
+        // gone when it lands.
+        if std::mem::take(&mut down) {
+            return Fault::Before;
+        }
         if !random.random_bool(likely) {
             return Fault::None;
         }
         match (operation, random.random_range(0..3)) {
             (Operation::Read, _) | (_, 0) => Fault::Before,
             (_, 1) => Fault::After,
-            _ => Fault::Late(random.random_range(1..40)),
+            _ => {
+                down = true;
+                Fault::Late(random.random_range(1..100))
+            }
         }
     });
     faults
@@ -112,7 +121,12 @@ impl Writer {
                 self.fenced += 1;
                 self.restart().await;
             }
-            Err(error) => assert!(error.retriable(), "{error:?}"),
+            Err(error) => {
+                assert!(error.retriable(), "{error:?}");
+                if self.random.random_bool(0.3) {
+                    self.restart().await;
+                }
+            }
         }
     }
 
@@ -163,7 +177,7 @@ impl Writer {
 }
 
 /// Which seeds to try.
-fn seeds(default: u64) -> Range<u64> {
+pub(super) fn seeds(default: u64) -> Range<u64> {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
     match number("STORE_SEED") {
         Some(one) => one..one + 1,
@@ -172,7 +186,7 @@ fn seeds(default: u64) -> Range<u64> {
 }
 
 /// Runs seeds on several threads; returns the sum of what `of` says of each.
-async fn sum_over_seeds<F>(seeds: Range<u64>, of: impl Fn(u64) -> F) -> usize
+pub(super) async fn sum_over_seeds<F>(seeds: Range<u64>, of: impl Fn(u64) -> F) -> usize
 where
     F: Future<Output = usize> + Send + 'static,
 {
