@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use super::error::{Fault, Problem};
 use super::key_path::KeyPath;
 use super::origin::Origins;
-use super::raw::{Anomaly, Config, Forecast, Outlier, Scaling, Topics};
+use super::raw::{Anomaly, Config, Forecast, Input, Outlier, Scaling, Topics};
 use super::unit::{Size, Span};
 
 /// Longest name of a Kafka topic, in bytes.
@@ -90,6 +90,19 @@ impl Check<'_> {
                 let message = format!("expected 1 to {ID_BYTES_MAX} of a-z, A-Z, 0-9, '.', '_', '-', came {id:?}");
                 self.refuse(&KeyPath::of(keys), message);
             }
+        }
+        if let Some(topic) = &kafka.partials_topic {
+            self.partials(&KeyPath::of(["kafka", "partials_topic"]), topic);
+        }
+    }
+
+    /// Checks the topic through which instances share the work: nothing else may stand in it.
+    fn partials(&mut self, path: &KeyPath, topic: &str) {
+        self.topic(path, topic);
+        let is_input = |input: &Input| input.topic == topic || input.dead_letter_topic() == topic;
+        let is_written = written(&self.config.topics).into_iter().any(|(_, written)| written == topic);
+        if is_written || self.config.inputs.iter().any(is_input) {
+            self.refuse(path, format!("topic {topic:?} has another use already"));
         }
     }
 

@@ -17,6 +17,7 @@ impl Default for Kafka {
         Kafka {
             brokers: "localhost:9092".to_owned(),
             group_id: "bellwether".to_owned(),
+            partials_topic: None,
             transactional_id: None,
             client: Properties::default(),
             deleted_unread: DeletedUnread::default(),

@@ -45,8 +45,12 @@ pub struct Service {
 pub struct Kafka {
     /// Brokers to start from, `host:port`, separated by commas.
     pub brokers: String,
-    /// Consumer group; instances with the same one share the work.
+    /// Consumer group.
     pub group_id: String,
+    /// Topic through which the instances of the group share their work: the same one for all, and each with a
+    /// `service.instance` of its own. Without it the group has one instance. It is made with one partition where it is
+    /// missing, and has to keep its records for longer than the longest window lasts.
+    pub partials_topic: Option<String>,
     /// Id of the transactional producer, unique to this instance; `<group_id>-<instance>` where not given.
     pub transactional_id: Option<String>,
     /// librdkafka properties for every client, such as `security.protocol` and `sasl.*`; each value is text,

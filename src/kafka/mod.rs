@@ -8,6 +8,7 @@ pub mod admin;
 pub mod batch;
 mod bootstrap;
 pub mod broker;
+pub mod committed;
 mod context;
 pub mod error;
 mod lookup;

@@ -139,7 +139,7 @@ impl Source {
 
     /// Returns the handle by which a sink commits offsets for this member.
     pub fn group(&self) -> GroupHandle {
-        GroupHandle(self.member.clone())
+        GroupHandle { member: self.member.clone(), valid: None }
     }
 
     /// Returns how many records of each assigned partition have not been handed over yet, as far as the last fetch
@@ -196,13 +196,25 @@ impl Drop for Source {
 
 /// A group member, for committing offsets in its name.
 #[derive(Clone)]
-pub struct GroupHandle(Arc<Member>);
+pub struct GroupHandle {
+    member: Arc<Member>,
+    /// Whether the work in hand is still this member's to commit; where there is none, it always is.
+    valid: Option<Arc<AtomicBool>>,
+}
 
 impl GroupHandle {
     /// Returns the member's identity in the group as of now. To be asked for at each commit: an identity from before
     /// the last join is not fenced off by the broker.
     pub(super) fn metadata(&self) -> Option<ConsumerGroupMetadata> {
-        self.0.consumer.group_metadata()
+        let metadata = self.member.consumer.group_metadata();
+        // Looked at after: an identity from before the work was lost is refused by the broker, one from after never leaves.
+        metadata.filter(|_| self.valid.as_ref().is_none_or(|valid| valid.load(Ordering::SeqCst)))
+    }
+
+    /// Returns a handle that commits nothing once `valid` is false: partitions that were given up meanwhile may come back,
+    /// and the same offsets must not be committed under the new membership.
+    pub fn while_valid(&self, valid: Arc<AtomicBool>) -> GroupHandle {
+        GroupHandle { member: self.member.clone(), valid: Some(valid) }
     }
 
     /// Returns the topics among these offsets that are gone: deleted, or deleted and made again. Asks the broker.
@@ -212,7 +224,7 @@ impl GroupHandle {
         topics.dedup();
         let mut gone = Vec::new();
         for (topic, id) in topics {
-            if lookup::topic_id(&self.0.consumer, topic)?.is_none_or(|now| now != id) {
+            if lookup::topic_id(&self.member.consumer, topic)?.is_none_or(|now| now != id) {
                 gone.push(topic.to_owned());
             }
         }
@@ -223,7 +235,7 @@ impl GroupHandle {
     pub fn holds(&self, offsets: &[Offset]) -> Result<bool, KafkaError> {
         let named = |offset: &Offset| Partition { topic: offset.topic.as_str().into(), partition: offset.partition };
         let partitions: Vec<Partition> = offsets.iter().map(named).collect();
-        let committed = lookup::committed(&self.0.consumer, &partitions)?;
+        let committed = lookup::committed(&self.member.consumer, &partitions)?;
         let same = |offset: &Offset| {
             committed
                 .get(&named(offset))

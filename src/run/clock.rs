@@ -18,6 +18,7 @@ pub trait Clock {
 }
 
 /// The clock on the wall.
+#[derive(Clone, Copy)]
 pub struct WallClock;
 
 impl Clock for WallClock {

@@ -15,10 +15,12 @@ use tokio::runtime::Handle;
 use tracing::{info, warn};
 
 use super::clock::Clock;
-use super::core::{Core, LOOP_APP, VIEW_APP};
+use super::core::Core;
 use super::feed::Feed;
-use super::incoming::{Incoming, Records};
+use super::idleness::Idleness;
+use super::incoming::Records;
 use super::latest;
+use super::memory::Memory;
 use super::outlet::{Exit, Flush, Landed};
 use super::partition::{DoneBefore, Emitted, StoredAs};
 use super::reload::Request;
@@ -26,9 +28,9 @@ use super::resume;
 use super::service::{self, Board, Obstacles, OnTick};
 use super::settings::Settings;
 use crate::kafka::sink::Offset;
-use crate::kafka::source::{Assigned, BEGINNING, Partition, SourceEvent};
+use crate::kafka::source::{Assigned, BEGINNING, SourceEvent};
 use crate::model::time::EventTime;
-use crate::store::{Store, columns};
+use crate::store::Store;
 use crate::stream::watermark::PartitionKey;
 use crate::telemetry::Telemetry;
 
@@ -36,12 +38,8 @@ use crate::telemetry::Telemetry;
 const PATIENCE: Duration = Duration::from_millis(20);
 /// Offsets that moved without an effect are committed at least this often.
 const OFFSETS_INTERVAL: Duration = Duration::from_secs(1);
-/// How often the loop's memory is saved.
-const SAVE_INTERVAL: Duration = Duration::from_secs(30);
 /// How long a question to the broker may hold up the thread.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a broker may take to answer while nothing else is to be done.
-const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 /// Effects that may wait while their sink is away, before records are made to wait too.
 const OUTBOX_MAX: usize = 200_000;
 /// How long a shutdown or a rebalance waits for the last flush.
@@ -75,18 +73,11 @@ struct Conductor<F, E, C> {
     handed: BTreeMap<String, i64>,
     /// Partitions given up while effects waited: those must not go without the offsets that cover them.
     owed: BTreeSet<PartitionKey>,
-    /// When each partition was last caught up with; a record takes it out.
-    caught_up: BTreeMap<PartitionKey, Instant>,
+    idleness: Idleness,
     flushed_at: Instant,
     moved: bool,
-    saved_at: Instant,
-    /// The tick whose memory was saved last.
-    saved: Option<EventTime>,
-    /// The loop's memory as of the flush on its way, to be saved once that has landed.
-    memory: Option<(EventTime, String)>,
+    memory: Memory,
     gauges_at: Instant,
-    /// Whether a broker answered when last asked.
-    broker_answers: bool,
 }
 
 /// Runs the core until told to stop, then commits what is in hand.
@@ -100,14 +91,11 @@ pub fn conduct<F: Feed, E: Exit, C: Clock>(parts: Parts<F, E, C>, stop: Arc<Atom
         partitions_total: None,
         handed: BTreeMap::new(),
         owed: BTreeSet::new(),
-        caught_up: BTreeMap::new(),
+        idleness: Idleness::default(),
         flushed_at: now,
         moved: false,
-        saved_at: now,
-        saved: None,
-        memory: None,
+        memory: Memory::new(now),
         gauges_at: now,
-        broker_answers: true,
     };
     while !stop.load(Ordering::SeqCst) {
         conductor.turn()?;
@@ -127,7 +115,8 @@ impl<F: Feed, E: Exit, C: Clock> Conductor<F, E, C> {
         if let Ok(request) = self.parts.reloads.try_recv() {
             self.reload(request)?;
         }
-        self.set_idle();
+        let Parts { core, source, settings, clock, .. } = &mut self.parts;
+        self.idleness.set_idle(core, source, settings.idle_timeout, || clock.now());
         if self.holds_all() {
             self.advance()?;
         }
@@ -192,13 +181,7 @@ impl<F: Feed, E: Exit, C: Clock> Conductor<F, E, C> {
     fn take(&mut self, event: SourceEvent<F::Batch>) -> Result<()> {
         match event {
             SourceEvent::Batch(batch) => {
-                for message in batch.iter() {
-                    // Cheap enough per batch of thousands: most are of partitions that are already awake.
-                    if self.caught_up.is_empty() {
-                        break;
-                    }
-                    self.caught_up.remove(&(message.topic().clone(), message.partition()));
-                }
+                self.idleness.heard(&batch);
                 let bounds = self.parts.settings.bounds(self.parts.clock.time_of_day());
                 self.parts.core.ingest(batch.iter(), bounds)?;
                 self.moved = true;
@@ -220,7 +203,7 @@ impl<F: Feed, E: Exit, C: Clock> Conductor<F, E, C> {
                         self.handed.insert(held.app.clone(), held.next.max(held.done_before.effects));
                     }
                     self.parts.core.revoke(&key);
-                    self.caught_up.remove(&key);
+                    self.idleness.forget(&key);
                     self.parts.telemetry.broker.forget(&key.0, key.1);
                     if owes {
                         self.owed.insert(key);
@@ -232,7 +215,7 @@ impl<F: Feed, E: Exit, C: Clock> Conductor<F, E, C> {
             SourceEvent::Eof { partition, position } => {
                 let key = (partition.topic, partition.partition);
                 self.moved |= self.parts.core.skip_to(&key, position)?;
-                self.caught_up.entry(key).or_insert_with(|| self.parts.clock.now());
+                self.idleness.at_end(key, self.parts.clock.now());
             }
             SourceEvent::Unreadable { partition, offset, reason } => {
                 let key = (partition.topic, partition.partition);
@@ -246,12 +229,12 @@ impl<F: Feed, E: Exit, C: Clock> Conductor<F, E, C> {
                 self.parts.telemetry.broker.set_up(false);
                 warn!(message, "no broker answers");
                 self.parts.obstacles.set("broker", message);
-                self.wake();
+                self.idleness.wake(&mut self.parts.core, self.parts.clock.now());
             }
             SourceEvent::Up => {
                 self.parts.telemetry.broker.set_up(true);
                 self.parts.obstacles.clear("broker");
-                self.wake();
+                self.idleness.wake(&mut self.parts.core, self.parts.clock.now());
             }
             SourceEvent::Failed(error) => return Err(error.into()),
         }
@@ -323,55 +306,9 @@ impl<F: Feed, E: Exit, C: Clock> Conductor<F, E, C> {
             late: late.unwrap_or(0),
             // What this process handed to its sink before is on its way, even where the broker does not know yet.
             effects: effects.max(handed).unwrap_or(0),
+            gathered: None,
         };
         Ok((start, done_before))
-    }
-
-    fn set_idle(&mut self) {
-        let (now, timeout) = (self.parts.clock.now(), self.parts.settings.idle_timeout);
-        let ripe: Vec<PartitionKey> = self
-            .caught_up
-            .iter()
-            .filter(|(_, since)| now.duration_since(**since) >= timeout)
-            .map(|(partition, _)| partition.clone())
-            .collect();
-        for key in ripe {
-            let Some(at) = self.parts.core.partitions.find(&key.0, key.1) else { continue };
-            let next = self.parts.core.partitions.get(at).map_or(0, |partition| partition.next);
-            if self.parts.core.is_idle(&key) {
-                continue;
-            }
-            // Silence may be that of a broker which hangs: that nothing is there has to be said now.
-            let partition = Partition { topic: key.0.clone(), partition: key.1 };
-            if self.parts.source.ends_at(&partition, next, PROBE_TIMEOUT) {
-                self.parts.core.set_idle(&key);
-            } else {
-                self.caught_up.insert(key, self.parts.clock.now());
-            }
-        }
-    }
-
-    /// Takes every partition for awake: what waits behind a broker that was away is not known.
-    fn wake(&mut self) {
-        let now = self.parts.clock.now();
-        self.caught_up.values_mut().for_each(|since| *since = now);
-        self.parts.core.wake();
-    }
-
-    /// While partitions stand aside, sees that a broker is there: one that hangs says nothing for a minute.
-    fn probe(&mut self) {
-        if !self.parts.core.any_idle() {
-            return;
-        }
-        let topic = self.parts.settings.inputs.first().map_or("", |input| &input.topic);
-        let answers = self.parts.source.answers(topic, PROBE_TIMEOUT);
-        if !answers && self.broker_answers {
-            warn!("the broker does not answer; partitions no longer count as idle");
-        }
-        self.broker_answers = answers;
-        if !answers {
-            self.wake();
-        }
     }
 
     fn advance(&mut self) -> Result<()> {
@@ -412,20 +349,12 @@ impl<F: Feed, E: Exit, C: Clock> Conductor<F, E, C> {
                 partition: partition.key.1,
                 // What was emitted once stays emitted, however far back the store made us start.
                 next: partition.next.max(partition.done_before.effects),
-                metadata: Emitted { through_micros, topic_id: partition.topic_id.clone() }.to_metadata(),
+                metadata: Emitted { through_micros, topic_id: partition.topic_id.clone(), ..Emitted::default() }
+                    .to_metadata(),
             })
             .filter(|offset| offset.next >= 0)
             .collect();
-        if now.duration_since(self.saved_at) >= SAVE_INTERVAL
-            && let Some(tick) = through.filter(|tick| self.saved.is_none_or(|saved| *tick > saved))
-        {
-            self.memory = core.closed_loop.save()?.map(|text| (tick, text));
-            (self.saved_at, self.saved) = (now, Some(tick));
-            // Views that had nothing to emit move on too: a restart need not look for their windows in old rows.
-            for at in core.engine.progress().filter(|at| at.closed_through > EventTime::MIN) {
-                self.parts.store.append(at.view, None, &[(VIEW_APP, at.closed_through.as_micros())])?;
-            }
-        }
+        self.memory.take(core, &self.parts.store, through, now)?;
         self.parts.outlet.send(Flush { records: core.take_outbox(), offsets, through })?;
         (self.flushed_at, self.moved) = (self.parts.clock.now(), false);
         Ok(())
@@ -435,15 +364,10 @@ impl<F: Feed, E: Exit, C: Clock> Conductor<F, E, C> {
     fn settle(&mut self, wait: Duration) -> Result<()> {
         match self.parts.outlet.landed(wait)? {
             None => Ok(()),
+            // Nothing is called off where there is one instance: what is given up comes back, and its effects wait for it.
+            Some(Landed::CalledOff) => Ok(()),
             Some(Landed::Failed(error)) => Err(error).context("effects can no longer be emitted"),
-            Some(Landed::Done { through }) => {
-                // The memory must never be ahead of what was emitted: a restart from it would leave a gap.
-                let Some((tick, body)) = self.memory.take_if(|(tick, _)| Some(*tick) <= through) else { return Ok(()) };
-                let row = columns::StateRow { watermark: tick, body };
-                let store = &self.parts.store;
-                let batch = columns::records(&[row], &store.schema("state")?)?;
-                Ok(store.append("state", Some(batch), &[(LOOP_APP, tick.as_micros())])?)
-            }
+            Some(Landed::Done { through }) => self.memory.landed(&self.parts.store, through),
         }
     }
 
@@ -473,7 +397,7 @@ impl<F: Feed, E: Exit, C: Clock> Conductor<F, E, C> {
     }
 
     fn finish(mut self) -> Result<()> {
-        self.saved_at = self.saved_at.checked_sub(SAVE_INTERVAL).unwrap_or(self.saved_at);
+        self.memory.hurry();
         let done = self.commit_all(LAST_FLUSH);
         drop(self.parts.outlet);
         self.parts.source.stop();

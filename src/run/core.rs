@@ -3,6 +3,7 @@
 //!
 //! Never talks to Kafka and never waits for a commit.
 
+mod gather;
 mod reload;
 mod ticks;
 
@@ -52,6 +53,17 @@ struct Trace {
     events: u32,
     partition: usize,
     offset: i64,
+}
+
+/// Where records in hand go to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Paths {
+    store: bool,
+    windows: bool,
+}
+
+impl Paths {
+    const BOTH: Paths = Paths { store: true, windows: true };
 }
 
 pub struct Core {
@@ -130,7 +142,18 @@ impl Core {
         self.engine.clock(source_of(self.inputs[input].format)).add(key.clone());
         let StoredAs { app, topic_id } = name;
         let unsent = BTreeMap::new();
-        self.partitions.insert(Partition { key, input, app, topic_id, done_before, unsent, next: start, newest: None });
+        self.partitions.insert(Partition {
+            key,
+            input,
+            app,
+            topic_id,
+            done_before,
+            unsent,
+            next: start,
+            newest: None,
+            promised: None,
+            told_idle: false,
+        });
         Ok(())
     }
 
@@ -160,11 +183,15 @@ impl Core {
         self.partitions.remove(key);
     }
 
+    /// Returns what the records of a topic feed.
+    pub fn source_of_topic(&self, topic: &str) -> Result<Source> {
+        let input = self.inputs.iter().find(|input| input.topic == topic);
+        Ok(source_of(input.with_context(|| format!("topic {topic} was assigned but is no input"))?.format))
+    }
+
     /// Returns the table that the records of a topic go to.
     pub fn table_of(&self, topic: &str) -> Result<&'static str> {
-        let input = self.inputs.iter().find(|input| input.topic == topic);
-        let input = input.with_context(|| format!("topic {topic} was assigned but is no input"))?;
-        Ok(match source_of(input.format) {
+        Ok(match self.source_of_topic(topic)? {
             Source::Metrics => "samples",
             Source::Events => "events",
         })
@@ -191,7 +218,7 @@ impl Core {
         }
         self.reject(at, &Unreadable { at: key, offset }, now, Reject::new(Reason::Encoding, reason));
         self.traces.push(Trace { samples: 0, events: 0, partition: at, offset });
-        self.hand_over()
+        self.hand_over(Paths::BOTH)
     }
 
     /// Lets a partition that is read to its end and silent step aside.
@@ -241,7 +268,7 @@ impl Core {
             self.count(&tally);
         }
         let _window = self.telemetry.stages.time(Stage::Window);
-        self.hand_over()
+        self.hand_over(Paths::BOTH)
     }
 
     fn decode(&mut self, at: usize, message: &impl Incoming, bounds: Bounds, tally: &mut [(u64, u64)]) {
@@ -270,8 +297,8 @@ impl Core {
                 let samples = self.decoded.samples.ts[before.0..].iter().copied().map(EventTime::from_micros);
                 let events = self.decoded.events[before.1..].iter().map(|event| event.ts);
                 partition.newest = samples.chain(events).chain(partition.newest).max();
-                if offset < partition.done_before.stored {
-                    // In the store already, and so in the windows rebuilt from it; only the clock needs to know.
+                if partition.done_before.has_stored(offset) && partition.done_before.has_windowed(offset) {
+                    // Dealt with; only the clock needs to know.
                     self.decoded.rewind(mark);
                     self.outbox.extend(partition.unsent.remove(&offset).into_iter().flatten());
                 }
@@ -326,27 +353,29 @@ impl Core {
 
     /// Gives what was decoded to the store and the stream. The order is the order of the tables' commits: whatever cut
     /// a commit makes, labels are there before samples, and refusals before the offsets that pass over them.
-    fn hand_over(&mut self) -> Result<()> {
+    fn hand_over(&mut self, paths: Paths) -> Result<()> {
         let (decoded, traces) = (std::mem::take(&mut self.decoded), std::mem::take(&mut self.traces));
         let rejected = std::mem::take(&mut self.rejected);
         self.store_new_series()?;
         self.store_rejected(&rejected)?;
         let events = columns::events(&decoded.events, &self.store.schema("events")?)?;
         let mut late = std::mem::take(&mut self.late);
-        if !decoded.samples.is_empty() {
+        if paths.windows && !decoded.samples.is_empty() {
             self.engine.push_samples(&decoded.samples, &self.interner, &mut late)?;
             self.store_late(&late, &decoded, &traces, Source::Metrics)?;
             late.clear();
         }
-        if !decoded.events.is_empty() {
+        if paths.windows && !decoded.events.is_empty() {
             self.engine.push_events(&events, &mut late)?;
             self.store_late(&late, &decoded, &traces, Source::Events)?;
             late.clear();
         }
-        let samples = columns::samples(&decoded.samples, &self.interner, &self.store.schema("samples")?)?;
         let touched = touched(&traces);
-        self.store.append("samples", Some(samples), &self.positions(&touched, Some(Source::Metrics)))?;
-        self.store.append("events", Some(events), &self.positions(&touched, Some(Source::Events)))?;
+        if paths.store {
+            let samples = columns::samples(&decoded.samples, &self.interner, &self.store.schema("samples")?)?;
+            self.store.append("samples", Some(samples), &self.positions(&touched, Some(Source::Metrics)))?;
+            self.store.append("events", Some(events), &self.positions(&touched, Some(Source::Events)))?;
+        }
         for &at in &touched {
             let Some(partition) = self.partitions.get_mut(at) else { continue };
             if let Some(newest) = partition.newest.take() {

@@ -10,8 +10,11 @@ pub mod demo;
 pub mod dimensions;
 pub mod effects;
 mod feed;
+mod idleness;
 pub mod incoming;
+mod instances;
 mod latest;
+mod memory;
 mod outlet;
 pub mod partition;
 mod reload;
@@ -31,6 +34,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use futures::FutureExt as _;
+use tracing::warn;
 
 use crate::config::{self, Loaded};
 use crate::telemetry::Telemetry;
@@ -140,8 +145,20 @@ fn run_service(file: ConfigFile) -> Result<()> {
     let settings = settings::Settings::of(&loaded)?;
     anyhow::ensure!(!settings.inputs.is_empty(), "no input is configured (hint: add [[inputs]] with topic and format)");
     let reread: reload::Reread = Arc::new(move || settings::Settings::of(&file.load()?));
-    let hooks = service::Hooks { reread: Some(reread), ..Default::default() };
-    runtime()?.block_on(service::run(settings, Telemetry::default(), hooks, interrupted()))
+    runtime()?.block_on(async {
+        let (telemetry, interrupted) = (Telemetry::default(), interrupted().shared());
+        loop {
+            let hooks = service::Hooks { reread: Some(reread.clone()), ..Default::default() };
+            let done = service::run(settings.clone(), telemetry.clone(), hooks, interrupted.clone()).await;
+            let shares = settings.partials_topic.is_some() && interrupted.peek().is_none();
+            match done {
+                Err(error) if shares && instances::was_overtaken(&error) => {
+                    warn!(error = format!("{error:#}"), "others went on with what this instance had; it starts anew");
+                }
+                done => return done,
+            }
+        }
+    })
 }
 
 /// The libraries below are heard from `warn` on; what they say at `info` is about every single commit. The consumer's

@@ -41,6 +41,8 @@ pub enum Landed {
     Done {
         through: Option<EventTime>,
     },
+    /// It was called off; whether it had landed is for the group's offsets to say.
+    CalledOff,
     /// Nothing more can be emitted by this process.
     Failed(KafkaError),
 }
@@ -55,6 +57,10 @@ pub trait Exit {
 
     /// Tells whether a flush is on its way.
     fn in_flight(&self) -> bool;
+
+    /// Calls off the flush on its way: what it covers is somebody else's from now on. It may land all the same, where it is
+    /// being committed at this moment; it is not tried again.
+    fn call_off(&mut self);
 }
 
 /// What a flush asks of Kafka on its way; as at [`Sink`] and [`GroupHandle`].
@@ -93,11 +99,12 @@ pub fn may_pass(error: &KafkaError) -> bool {
 
 /// The running outlet to Kafka.
 pub struct Outlet {
-    flushes: Option<SyncSender<Flush>>,
+    flushes: Option<SyncSender<(Flush, Arc<AtomicBool>)>>,
     landed: Receiver<Landed>,
     thread: Option<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
-    in_flight: bool,
+    /// Whether the flush on its way is still to land; none where none is.
+    in_flight: Option<Arc<AtomicBool>>,
 }
 
 impl Outlet {
@@ -110,31 +117,32 @@ impl Outlet {
             .name("kafka-sink".to_owned())
             .spawn(move || carrier.run(received, answers))
             .context("failed to start the thread of the sink")?;
-        Ok(Outlet { flushes: Some(flushes), landed, thread: Some(thread), stop, in_flight: false })
+        Ok(Outlet { flushes: Some(flushes), landed, thread: Some(thread), stop, in_flight: None })
     }
 }
 
 impl Exit for Outlet {
     fn send(&mut self, flush: Flush) -> Result<()> {
-        debug_assert!(!self.in_flight, "one flush at a time");
+        debug_assert!(self.in_flight.is_none(), "one flush at a time");
         let flushes = self.flushes.as_ref().context("the sink is stopped")?;
-        if flushes.send(flush).is_err() {
+        let valid = Arc::new(AtomicBool::new(true));
+        if flushes.send((flush, valid.clone())).is_err() {
             return match self.landed.try_recv() {
                 Ok(Landed::Failed(error)) => Err(error.into()),
                 _ => Err(anyhow::anyhow!("the sink has stopped")),
             };
         }
-        self.in_flight = true;
+        self.in_flight = Some(valid);
         Ok(())
     }
 
     fn landed(&mut self, wait: Duration) -> Result<Option<Landed>> {
-        if !self.in_flight {
+        if self.in_flight.is_none() {
             return Ok(None);
         }
         match self.landed.recv_timeout(wait) {
             Ok(landed) => {
-                self.in_flight = false;
+                self.in_flight = None;
                 Ok(Some(landed))
             }
             Err(RecvTimeoutError::Timeout) => Ok(None),
@@ -143,7 +151,13 @@ impl Exit for Outlet {
     }
 
     fn in_flight(&self) -> bool {
-        self.in_flight
+        self.in_flight.is_some()
+    }
+
+    fn call_off(&mut self) {
+        if let Some(valid) = &self.in_flight {
+            valid.store(false, Ordering::SeqCst);
+        }
     }
 }
 
@@ -163,7 +177,7 @@ impl Drop for Outlet {
 /// The sink with the member in whose name it commits.
 struct Committing<'a> {
     sink: Sink,
-    group: &'a GroupHandle,
+    group: GroupHandle,
     telemetry: &'a Telemetry,
 }
 
@@ -174,7 +188,7 @@ impl Transactions for Committing<'_> {
 
     fn commit(&mut self, records: &[Outgoing], offsets: &[Offset]) -> Result<(), KafkaError> {
         let _timer = self.telemetry.stages.time(Stage::EffectCommit);
-        self.sink.commit(records, offsets, Some(self.group))
+        self.sink.commit(records, offsets, Some(&self.group))
     }
 
     fn holds(&self, offsets: &[Offset]) -> Result<bool, KafkaError> {
@@ -195,8 +209,8 @@ struct Carrier {
 }
 
 impl Carrier {
-    fn run(self, flushes: Receiver<Flush>, answers: Sender<Landed>) {
-        let opened = self.insist("opening the sink", || {
+    fn run(self, flushes: Receiver<(Flush, Arc<AtomicBool>)>, answers: Sender<Landed>) {
+        let opened = self.insist("opening the sink", &AtomicBool::new(true), || {
             if !self.topics.is_empty() {
                 admin::ensure_topics(&self.settings, &self.topics, TOPICS_TIMEOUT)?;
             }
@@ -211,13 +225,20 @@ impl Carrier {
             }
         };
         info!("sink open");
-        let mut transactions = Committing { sink, group: &self.group, telemetry: &self.telemetry };
-        while let Ok(mut flush) = flushes.recv() {
+        let mut transactions = Committing { sink, group: self.group.clone(), telemetry: &self.telemetry };
+        while let Ok((mut flush, valid)) = flushes.recv() {
+            transactions.group = self.group.while_valid(valid.clone());
             let mut again = false;
-            let done = self
-                .insist("committing effects", || flush.carry(std::mem::replace(&mut again, true), &mut transactions));
-            let landed = match done {
+            let carry = || flush.carry(std::mem::replace(&mut again, true), &mut transactions);
+            let landed = match self.insist("committing effects", &valid, carry) {
                 Ok(Some(())) => Landed::Done { through: flush.through },
+                Ok(None) if !valid.load(Ordering::SeqCst) => {
+                    // What it left open would hold up whoever asks for the group's offsets.
+                    if let Err(error) = transactions.reconnect() {
+                        warn!(error = super::service::chain(&error), "an open transaction is left to its timeout");
+                    }
+                    Landed::CalledOff
+                }
                 Ok(None) => return,
                 Err(error) => Landed::Failed(error),
             };
@@ -227,10 +248,11 @@ impl Carrier {
         }
     }
 
-    /// Tries until it works, waiting longer each time; none where the service stops meanwhile.
+    /// Tries until it works, waiting longer each time; none where the service stops meanwhile, or it is called off.
     fn insist<T>(
         &self,
         what: &'static str,
+        valid: &AtomicBool,
         mut f: impl FnMut() -> Result<T, KafkaError>,
     ) -> Result<Option<T>, KafkaError> {
         let mut wait = RETRY_FIRST;
@@ -242,7 +264,7 @@ impl Carrier {
                     warn!(what, error = super::service::chain(&error), wait_ms = wait.as_millis() as u64, "retrying")
                 }
             }
-            if self.stop.load(Ordering::SeqCst) {
+            if self.stop.load(Ordering::SeqCst) || !valid.load(Ordering::SeqCst) {
                 return Ok(None);
             }
             // Half of the wait is left to chance, so that many instances do not come back at the same moment.

@@ -19,6 +19,20 @@ pub struct DoneBefore {
     pub late: i64,
     /// Dead letters sent.
     pub effects: i64,
+    /// Partial states sent; none where this process closes the windows itself, and has them out of the store.
+    pub gathered: Option<i64>,
+}
+
+impl DoneBefore {
+    /// Tells whether a record is in the store.
+    pub fn has_stored(&self, offset: i64) -> bool {
+        offset < self.stored
+    }
+
+    /// Tells whether a record is in the windows.
+    pub fn has_windowed(&self, offset: i64) -> bool {
+        offset < self.gathered.unwrap_or(self.stored)
+    }
 }
 
 /// The names of a partition that tell its topic from one made again under its name.
@@ -45,6 +59,10 @@ pub struct Partition {
     pub next: i64,
     /// The greatest event time among the records of the batch in hand.
     pub newest: Option<EventTime>,
+    /// Where this process only gathers: the time that no row of the partition falls behind any more, else it is late.
+    pub promised: Option<EventTime>,
+    /// Whether it was told to stand aside, together with the promise.
+    pub told_idle: bool,
 }
 
 /// The partitions this instance reads.
@@ -91,13 +109,22 @@ impl Partitions {
 }
 
 /// What is committed with the offsets of the effect path: the watermark through which effects were emitted.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Emitted {
     #[serde(rename = "w")]
     pub through_micros: i64,
     /// The id of the topic the offset is of: one made again under its name begins anew.
     #[serde(rename = "t", default)]
     pub topic_id: String,
+    /// Where instances share the work: of an input's partition, the time it has promised not to fall behind.
+    #[serde(rename = "p", default, skip_serializing_if = "Option::is_none")]
+    pub promised_micros: Option<i64>,
+    /// Of the topic of partial states: the first offset that open windows are made of.
+    #[serde(rename = "f", default, skip_serializing_if = "Option::is_none")]
+    pub needs_from: Option<i64>,
+    /// Of the topic of partial states: how far metrics and events have come by the partitions that do not stand aside.
+    #[serde(rename = "c", default, skip_serializing_if = "Option::is_none")]
+    pub frontiers_micros: Option<[Option<i64>; 2]>,
 }
 
 impl Emitted {

@@ -137,6 +137,11 @@ pub async fn on_hangup(reloader: Arc<Reloader>) {
 
 /// Refuses what only a start can change. All of it is named, so that one look is enough.
 fn refuse_fixed(old: &Config, new: &Config) -> Result<()> {
+    ensure!(
+        old.kafka.partials_topic.is_none(),
+        "instances that share their work take up changes at a start alone (hint: stop all of them, then start them with \
+         the new configuration)"
+    );
     let same = [
         ("service", old.service == new.service),
         ("kafka", old.kafka == new.kafka),

@@ -91,6 +91,28 @@ pub async fn core(core: &mut Core, store: &Store) -> Result<()> {
     Ok(())
 }
 
+/// Brings the core of an instance that takes over the closing of windows to where the store stands, but for the open
+/// windows that source rows are aggregated in: those come out of the topic of partial states.
+pub async fn finisher(core: &mut Core, store: &Store) -> Result<()> {
+    let views: Vec<String> = core.engine.views().map(|(view, _)| view.name.to_string()).collect();
+    for view in &views {
+        store.claim(view, &[VIEW_APP]).await?;
+    }
+    for table in LOOP_TABLES {
+        if let Some(tick) = store.claim(table, &[LOOP_APP]).await?.into_iter().next().flatten() {
+            core.recorded_before.insert(table, EventTime::from_micros(tick));
+        }
+    }
+    store.claim("state", &[LOOP_APP]).await?;
+    restore_loop(core, store).await?;
+    feed_stored_windows(core, store, &views).await?;
+    begin(core, store).await?;
+    let context = session(store)?;
+    refill(core, &context).await?;
+    store.commit().await.context("failed to note where new views begin")?;
+    Ok(())
+}
+
 /// Rebuilds the open windows of the views that have none yet: all after a start, the new and the changed ones after a
 /// reload.
 pub async fn rebuild(core: &mut Core, store: &Store) -> Result<()> {

@@ -21,7 +21,7 @@ use super::outlet::Outlet;
 use super::reload::{self, Reloader, Reread};
 use super::rules::Rules;
 use super::settings::Settings;
-use super::{clock, conductor, dimensions, resume};
+use super::{clock, conductor, dimensions, instances, resume};
 use crate::ingest::Decoder;
 use crate::kafka::source::Source;
 use crate::query::Engine as QueryEngine;
@@ -113,29 +113,21 @@ pub async fn run(
     bound(listener.address());
     let api = api(query, &telemetry, &obstacles, &board, reloader.as_ref());
     let (stop_serving, serving) = serve(listener, api);
-    let core = build_core(&settings, engine, &store, &telemetry).await?;
-
-    let (source, events) = Source::start(&settings.kafka, QUEUE_BATCHES_MAX)?;
-    let outlet =
-        Outlet::start(settings.kafka.clone(), settings.topics_wanted.clone(), source.group(), telemetry.clone())?;
-    let source = KafkaFeed { source, events };
     let stop = Arc::new(AtomicBool::new(false));
-    let (committer_stop, committer) = spawn_committer(&settings, &store, &telemetry, &obstacles);
-    let parts = conductor::Parts {
-        core,
+    let making = Making {
         settings: settings.clone(),
         store: store.clone(),
         telemetry: telemetry.clone(),
         obstacles: obstacles.clone(),
         board,
-        source,
-        outlet,
-        clock: WallClock,
-        reloads,
-        runtime: tokio::runtime::Handle::current(),
         on_tick,
+        runtime: tokio::runtime::Handle::current(),
     };
-    let (thread, core_ended) = spawn_core(parts, stop.clone())?;
+    let (thread, core_ended) = match settings.partials_topic.clone() {
+        None => making.alone(engine, reloads, stop.clone()).await?,
+        Some(partials) => making.among_others(engine, partials, stop.clone()).await?,
+    };
+    let (committer_stop, committer) = spawn_committer(&settings, &store, &telemetry, &obstacles);
     telemetry.reloads.taken_up(clock::now_secs());
     let on_hangup = reloader.map(|reloader| tokio::spawn(reload::on_hangup(reloader)));
     let workers = Workers { stop, thread, core_ended, committer_stop, committer };
@@ -147,6 +139,55 @@ pub async fn run(
     info!("everything in hand is committed");
     Ok(())
 }
+
+/// What a core's thread is made of.
+struct Making {
+    settings: Arc<Settings>,
+    store: Arc<Store>,
+    telemetry: Telemetry,
+    obstacles: Obstacles,
+    board: Board,
+    on_tick: OnTick,
+    runtime: tokio::runtime::Handle,
+}
+
+impl Making {
+    /// Starts the one instance of a group, which does everything.
+    async fn alone(self, engine: Engine, reloads: mpsc::Receiver<reload::Request>, stop: Arc<AtomicBool>) -> Started {
+        let Making { settings, store, telemetry, obstacles, board, on_tick, runtime } = self;
+        let core = build_core(&settings, engine, &store, &telemetry).await?;
+        let (source, events) = Source::start(&settings.kafka, QUEUE_BATCHES_MAX)?;
+        let (wanted, group) = (settings.topics_wanted.clone(), source.group());
+        let outlet = Outlet::start(settings.kafka.clone(), wanted, group, telemetry.clone())?;
+        let source = KafkaFeed { source, events };
+        let parts = conductor::Parts {
+            core,
+            settings,
+            store,
+            telemetry,
+            obstacles,
+            board,
+            source,
+            outlet,
+            clock: WallClock,
+            reloads,
+            runtime,
+            on_tick,
+        };
+        spawn_core(move || conductor::conduct(parts, stop))
+    }
+
+    /// Starts one of several instances.
+    async fn among_others(self, engine: Engine, partials: String, stop: Arc<AtomicBool>) -> Started {
+        let Making { settings, store, telemetry, obstacles, board, on_tick, runtime } = self;
+        let core = new_core(&settings, engine.gathering(), &store, &telemetry).await?;
+        let parts = instances::Parts { settings, store, telemetry, obstacles, board, on_tick, core, partials, runtime };
+        spawn_core(move || instances::conduct(parts, stop))
+    }
+}
+
+/// A thread, and how it ended.
+type Started = Result<(thread::JoinHandle<()>, Ended)>;
 
 /// The core's thread and the committer, at work.
 struct Workers {
@@ -190,13 +231,10 @@ impl Workers {
 type Ended = oneshot::Receiver<Result<()>>;
 
 /// Starts the core's thread; how it ended is told too.
-fn spawn_core(
-    parts: conductor::Parts<KafkaFeed, Outlet, WallClock>,
-    stop: Arc<AtomicBool>,
-) -> Result<(thread::JoinHandle<()>, Ended)> {
+fn spawn_core(work: impl FnOnce() -> Result<()> + Send + 'static) -> Started {
     let (ended, core_ended) = oneshot::channel();
     let thread = thread::Builder::new().name("core".to_owned()).spawn(move || {
-        let _ = ended.send(conductor::conduct(parts, stop));
+        let _ = ended.send(work());
     });
     Ok((thread.context("failed to start the core's thread")?, core_ended))
 }
@@ -233,6 +271,13 @@ pub async fn build_core(
     store: &Arc<Store>,
     telemetry: &Telemetry,
 ) -> Result<Core> {
+    let mut core = new_core(settings, engine, store, telemetry).await?;
+    resume::core(&mut core, store).await?;
+    Ok(core)
+}
+
+/// Builds a core that knows the stored series and no more.
+pub async fn new_core(settings: &Settings, engine: Engine, store: &Arc<Store>, telemetry: &Telemetry) -> Result<Core> {
     let closed_loop = ClosedLoop::new(loop_parts(settings, rules(settings, &engine).await?))?;
     for input in &settings.inputs {
         telemetry.input.declare(&input.topic);
@@ -240,7 +285,7 @@ pub async fn build_core(
     for view in &settings.views {
         telemetry.views.declare(&view.name);
     }
-    let mut core = Core::new(core::Parts {
+    Ok(Core::new(core::Parts {
         inputs: settings.inputs.clone(),
         decoders: decoders(settings),
         interner: resume::series(store, settings.series_max).await?,
@@ -249,9 +294,7 @@ pub async fn build_core(
         store: store.clone(),
         topics: settings.topics.clone(),
         telemetry: telemetry.clone(),
-    });
-    resume::core(&mut core, store).await?;
-    Ok(core)
+    }))
 }
 
 /// Returns what the closed loop is made of.
@@ -327,7 +370,7 @@ fn spawn_committer(
 ) -> Committing {
     let (stop, mut stopped) = watch::channel(false);
     let (store, telemetry, obstacles) = (store.clone(), telemetry.clone(), obstacles.clone());
-    let interval = settings.store.commit_interval;
+    let (interval, shared) = (settings.store.commit_interval, settings.store.shared);
     let task = tokio::spawn(async move {
         let mut failures = 0u32;
         loop {
@@ -346,6 +389,9 @@ fn spawn_committer(
                     obstacles.set("store", chain(&error));
                 }
                 Err(error) => return Err(error.into()),
+            }
+            if shared && let Err(error) = store.refresh().await {
+                warn!(error = chain(&error), "what other instances stored is shown later");
             }
         }
     });

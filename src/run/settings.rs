@@ -17,10 +17,15 @@ use crate::model::time::EventTime;
 use crate::stream::definition::{Defaults, Definition, Definitions, Dimension};
 use crate::{insight, kafka, query, serve, store};
 
+/// How long the topic of partial states keeps its records, where it is made here.
+const PARTIALS_RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// Everything a running service needs to know.
 #[derive(Clone)]
 pub struct Settings {
     pub kafka: kafka::settings::Settings,
+    /// The topic through which several instances share the work; none where there is one instance.
+    pub partials_topic: Option<String>,
     pub inputs: Vec<Input>,
     /// Whether records that were deleted before they were read are passed over.
     pub skip_deleted: bool,
@@ -67,6 +72,7 @@ impl Settings {
         check_columns(config, &views)?;
         Ok(Settings {
             kafka: kafka(config),
+            partials_topic: config.kafka.partials_topic.clone(),
             skip_deleted: config.kafka.deleted_unread == raw::DeletedUnread::Skip,
             limits: limits(config),
             series_max: config.limits.series_max,
@@ -78,7 +84,7 @@ impl Settings {
                 commit_interval: config.store.commit_interval.get(),
                 head_bytes_max: config.store.head_bytes_max.bytes() as usize,
                 durable: config.store.durable,
-                shared: false,
+                shared: config.kafka.partials_topic.is_some(),
             },
             idle_timeout: config.stream.idle_timeout.get(),
             evaluation_interval: config.stream.evaluation_interval.get(),
@@ -227,5 +233,17 @@ fn topics_wanted(config: &Config, inputs: &[Input], topics: &Topics, views: &[De
     let dead_letters = inputs.iter().map(|input| wanted(&input.dead_letter_topic, "delete"));
     let views =
         views.iter().flat_map(|view| view.topic.iter().chain(&view.late_topic)).map(|name| wanted(name, "delete"));
-    history.into_iter().chain([wanted(&topics.decisions, "compact,delete")]).chain(dead_letters).chain(views).collect()
+    // One partition, as one instance closes the windows; kept for a week, as windows of days are made of it.
+    let partials = config.kafka.partials_topic.iter().map(|name| {
+        let mut topic = Topic { partitions: 1, ..wanted(name, "delete") };
+        topic.config.insert("retention.ms".to_owned(), PARTIALS_RETENTION.as_millis().to_string());
+        topic
+    });
+    history
+        .into_iter()
+        .chain([wanted(&topics.decisions, "compact,delete")])
+        .chain(dead_letters)
+        .chain(views)
+        .chain(partials)
+        .collect()
 }

@@ -22,6 +22,9 @@ pub async fn run(options: Options) -> Result<()> {
     let answer = tokio::task::spawn_blocking(move || client::get(&url, &path)).await??;
     let answer: Value = serde_json::from_slice(&answer).context("the answer is no JSON")?;
     match answer {
+        Value::Array(views) if views.is_empty() => anyhow::bail!(
+            "no view runs here (hint: where instances share the work, one of them closes the windows of all: ask that one)"
+        ),
         Value::Array(views) => print!("{}", list(&views)),
         view => print!("{}", explanation(&view)),
     }

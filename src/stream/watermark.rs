@@ -51,6 +51,16 @@ impl Clock {
         self.partitions.get(partition).is_some_and(|progress| progress.idle)
     }
 
+    /// Tells whether any partition stands aside.
+    pub fn any_idle(&self) -> bool {
+        self.partitions.values().any(|progress| progress.idle)
+    }
+
+    /// Returns the time of the newest row of a partition.
+    pub fn newest(&self, partition: &PartitionKey) -> Option<EventTime> {
+        self.partitions.get(partition)?.newest
+    }
+
     /// Takes every partition into account again: what was known of their ends is no longer so.
     pub fn wake(&mut self) {
         self.partitions.values_mut().for_each(|progress| progress.idle = false);

@@ -86,6 +86,11 @@ impl Latest {
         latest
     }
 
+    /// Drops every value: another instance has the newest ones now.
+    pub fn clear(&self) {
+        self.board.sources.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Replaces all values of a view by those of its newest window.
     pub fn replace_view(&self, view: &str, values: impl IntoIterator<Item = TrackValue>) {
         let points = values.into_iter().map(|value| Point {

@@ -23,18 +23,19 @@ from pathlib import Path
 import faults_controls
 import faults_effects
 import faults_input
+import faults_instances
 import faults_load
 import faults_reload
 from stage import Stage
 
-ROOMS = (faults_effects, faults_input, faults_load, faults_reload, faults_controls)
+ROOMS = (faults_effects, faults_input, faults_instances, faults_load, faults_reload, faults_controls)
 # These stop their broker, so none may play beside them; the controls come after them, for two lanes of like length.
 ALONE = ("fault_11", "fault_18", "control")
 
 
 def faults() -> dict:
     """Returns every fault and control by name, in the order of their numbers."""
-    found = {n: f for room in ROOMS for n, f in vars(room).items() if re.match(r"(fault_\d+|reload_\d+|control)_", n)}
+    found = {n: f for room in ROOMS for n, f in vars(room).items() if re.match(r"(fault_\d+|instances_\d+|reload_\d+|control)_", n)}
     return dict(sorted(found.items(), key=lambda item: (item[0].startswith("control"), item[0])))
 
 

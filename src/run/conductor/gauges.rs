@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Conductor;
+use super::{Conductor, Parts};
 use crate::model::time::EventTime;
 use crate::run::clock::Clock;
 use crate::run::feed::Feed;
@@ -16,7 +16,9 @@ impl<F: Feed, E: Exit, C: Clock> Conductor<F, E, C> {
             return;
         }
         self.gauges_at = self.parts.clock.now();
-        self.probe();
+        let Parts { core, source, settings, clock, .. } = &mut self.parts;
+        let topic = settings.inputs.first().map_or("", |input| &input.topic);
+        self.idleness.probe(core, source, topic, || clock.now());
         if self.begun && self.partitions_total.is_none() {
             self.count_partitions();
         }

@@ -177,6 +177,13 @@ impl Exit for SimulatedExit {
         }
     }
 
+    fn call_off(&mut self) {
+        let mut carrier = self.0.borrow_mut();
+        if carrier.flush.take().is_some() {
+            carrier.answer = Some(Landed::CalledOff);
+        }
+    }
+
     fn in_flight(&self) -> bool {
         let carrier = self.0.borrow();
         carrier.flush.is_some() || carrier.answer.is_some()

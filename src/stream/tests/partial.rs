@@ -172,6 +172,26 @@ proptest! {
     }
 }
 
+/// Why who gathers must know what is late: a row of a window that is closed elsewhere would vanish without a word.
+#[test]
+fn control_without_promises_a_late_row_is_in_no_window_and_nowhere_else() {
+    let found = [true, false].map(|knows| {
+        let mut group = Group::of(&[view("tumble(ts, INTERVAL '10 seconds')")], PARTITIONS);
+        for partition in 0..PARTITIONS {
+            group.push(partition, partition, &[(0, SECOND, 1.0), (0, 100 * SECOND, 1.0)]);
+            group.flush(partition, std::iter::once(partition));
+        }
+        if !knows {
+            group.promised = Default::default();
+        }
+        group.push(0, 0, &[(0, 2 * SECOND, 1.0)]);
+        group.flush(0, std::iter::once(0));
+        let windows = read(&group.end());
+        windows.values().map(|(rows, _)| *rows as usize).sum::<usize>() + group.late.len()
+    });
+    assert_eq!(found, [7, 6]);
+}
+
 #[test]
 fn increments_of_a_view_that_is_not_here_are_told() {
     let mut group = Group::of(&[view("tumble(ts, INTERVAL '10 seconds')")], 1);

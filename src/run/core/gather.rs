@@ -1,0 +1,84 @@
+//! One of several instances: records in; rows to the store, and partial states of the windows to be sent. Closes no
+//! window.
+
+use anyhow::Result;
+
+use super::{Core, Paths, source_of};
+use crate::ingest::Bounds;
+use crate::model::time::EventTime;
+use crate::run::incoming::Incoming;
+use crate::stream::Source;
+use crate::stream::partial::Increment;
+use crate::telemetry::instruments::Stage;
+
+impl Core {
+    /// Takes in a batch of records, each accepted whole or refused whole. Partition by partition, as each has its own word
+    /// on what is late; and apart where one path has dealt with records before and the other has not.
+    pub fn gather<M: Incoming>(&mut self, batch: impl Iterator<Item = M>, bounds: Bounds) -> Result<()> {
+        let mut tally = vec![(0u64, 0u64); self.inputs.len()];
+        let mut in_hand: Option<(usize, Paths)> = None;
+        for message in batch {
+            // A partition given up since the record was fetched: its new owner reads it.
+            let Some(at) = self.partitions.find(message.topic(), message.partition()) else { continue };
+            let Some(partition) = self.partitions.get(at) else { continue };
+            let done = partition.done_before;
+            let paths =
+                Paths { store: !done.has_stored(message.offset()), windows: !done.has_windowed(message.offset()) };
+            if let Some((before, paths)) = in_hand.replace((at, paths)).filter(|before| *before != (at, paths)) {
+                self.hand_over_gathered(before, paths)?;
+            }
+            let _decode = self.telemetry.stages.time(Stage::Decode);
+            self.decode(at, &message, bounds, &mut tally);
+        }
+        self.count(&tally);
+        in_hand.map_or(Ok(()), |(at, paths)| self.hand_over_gathered(at, paths))
+    }
+
+    fn hand_over_gathered(&mut self, at: usize, paths: Paths) -> Result<()> {
+        if let Some(partition) = self.partitions.get(at) {
+            let (source, promised) = (source_of(self.inputs[partition.input].format), partition.promised);
+            self.engine.stand_at(source, promised);
+        }
+        let _window = self.telemetry.stages.time(Stage::Window);
+        self.hand_over(paths)
+    }
+
+    /// Makes each partition promise what it can: not to fall behind its newest row; nor, where it stands aside, behind what
+    /// its source has come to elsewhere. Tells whether there is news.
+    pub fn promise(&mut self, frontiers: [Option<EventTime>; 2]) -> bool {
+        let mut moved = false;
+        let keys: Vec<_> = self.partitions.iter().map(|partition| partition.key.clone()).collect();
+        for key in keys {
+            let Some(at) = self.partitions.find(&key.0, key.1) else { continue };
+            let Some(partition) = self.partitions.get_mut(at) else { continue };
+            let source = source_of(self.inputs[partition.input].format);
+            let clock = self.engine.clock(source);
+            let mut promised = partition.promised.max(clock.newest(&key));
+            let idle = clock.is_idle(&key);
+            if idle {
+                promised = promised.max(frontiers[source as usize]);
+            }
+            moved |= promised != partition.promised || idle != partition.told_idle;
+            (partition.promised, partition.told_idle) = (promised, idle);
+        }
+        moved
+    }
+
+    /// Takes out what was gathered since the last time.
+    pub fn drain(&mut self) -> Result<Vec<Increment>> {
+        Ok(self.engine.drain()?)
+    }
+
+    /// Forgets what was gathered and said and not yet sent: the partitions it is of were lost, and whoever has them now
+    /// reads the same records.
+    pub fn forget_unsent(&mut self) -> Result<()> {
+        self.engine.drain()?;
+        self.take_outbox();
+        Ok(())
+    }
+
+    /// Tells whether a source has partitions that stand aside.
+    pub fn has_idle(&mut self, source: Source) -> bool {
+        self.engine.clock(source).any_idle()
+    }
+}

@@ -1,0 +1,362 @@
+//! The part of the work that one instance does for all: reads the topic of partial states, closes the windows once every
+//! partition of every input has promised to be past them, and runs the loop. The others stand by.
+//!
+//! Whoever becomes the owner begins at the first record that an open window is made of, as the owner before committed it,
+//! and closes nothing until it has read what that one had.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use tracing::{error, info, warn};
+
+use super::wire::{self, Letter, Promise};
+use super::{
+    GAUGES_INTERVAL, LAST_FLUSH, OFFSETS_INTERVAL, Overtaken, PATIENCE, QUESTION_TIMEOUT, Shared, commit_store,
+};
+use crate::kafka::sink::Offset;
+use crate::kafka::source::{Assigned, BEGINNING, SourceEvent};
+use crate::model::time::EventTime;
+use crate::run::clock::Clock;
+use crate::run::core::{Core, VIEW_APP, source_of};
+use crate::run::feed::Feed;
+use crate::run::incoming::{Incoming, Records};
+use crate::run::memory::Memory;
+use crate::run::outlet::{Exit, Flush, Landed};
+use crate::run::partition::Emitted;
+use crate::run::service::{self, Board, OnTick};
+use crate::run::{latest, resume};
+use crate::stream::Source;
+use crate::stream::watermark::PartitionKey;
+
+pub struct Finisher<F, E, C> {
+    shared: Shared<C>,
+    source: F,
+    outlet: E,
+    board: Board,
+    on_tick: OnTick,
+    /// The work, while this instance has it.
+    duty: Option<Duty>,
+    flushed_at: Instant,
+    gauges_at: Instant,
+}
+
+/// The work of the one that finishes.
+struct Duty {
+    core: Core,
+    memory: Memory,
+    topic_id: String,
+    /// The next offset to be read.
+    next: i64,
+    /// Up to here the log is read again for the open windows alone.
+    replay_until: i64,
+    is_replaying: bool,
+    /// Of each record with partial states that may be needed again: its offset, and a time that none of them reaches.
+    states: VecDeque<(i64, EventTime)>,
+    /// Where each partition's newest promise stands.
+    promises: BTreeMap<PartitionKey, i64>,
+    /// Whether anything was read since the last flush.
+    moved: bool,
+}
+
+impl<F: Feed, E: Exit, C: Clock> Finisher<F, E, C> {
+    pub fn new(shared: Shared<C>, source: F, outlet: E, board: Board, on_tick: OnTick) -> Self {
+        let now = shared.clock.now();
+        Finisher { shared, source, outlet, board, on_tick, duty: None, flushed_at: now, gauges_at: now }
+    }
+
+    /// Works until told to stop, then sends what is in hand.
+    pub fn run(mut self) -> Result<()> {
+        while !self.shared.is_stopped() {
+            self.turn()?;
+        }
+        let done = self.send_all();
+        drop(self.outlet);
+        self.source.stop();
+        done
+    }
+
+    fn turn(&mut self) -> Result<()> {
+        let waiting = self.duty.as_ref().map_or(0, |duty| duty.core.outbox_bytes());
+        if self.shared.store.head_bytes() + waiting > self.shared.settings.store.head_bytes_max {
+            self.shared.clock.wait(PATIENCE);
+        } else if let Some(event) = self.source.next(PATIENCE)? {
+            self.take(event)?;
+        }
+        if let Some(duty) = self.duty.as_mut().filter(|duty| !duty.is_replaying) {
+            for tick in &self.shared.runtime.block_on(duty.core.advance())? {
+                latest::show(&self.shared.telemetry, &duty.core.closed_loop, tick);
+                (self.on_tick)(tick);
+            }
+        }
+        self.settle(Duration::ZERO)?;
+        self.flush_if_due()?;
+        self.show_gauges();
+        Ok(())
+    }
+
+    fn take(&mut self, event: SourceEvent<F::Batch>) -> Result<()> {
+        match event {
+            SourceEvent::Batch(batch) => {
+                if let Some(duty) = &mut self.duty {
+                    batch.iter().try_for_each(|record| duty.take(&record))?;
+                }
+            }
+            SourceEvent::Assigned { partitions, start } => {
+                ensure!(
+                    partitions.iter().all(|partition| partition.partition == 0),
+                    "the topic {} has more than one partition, and windows are closed by one instance (hint: make it \
+                     again with one)",
+                    self.shared.partials
+                );
+                let mut starts = Vec::new();
+                for partition in &partitions {
+                    starts.push(self.begin(partition)?);
+                }
+                start.send(starts);
+            }
+            SourceEvent::Revoked { lost, done, .. } => {
+                if lost {
+                    self.outlet.call_off();
+                    commit_store(&self.shared)?;
+                } else {
+                    self.send_all()?;
+                }
+                self.stand_by();
+                done.send(());
+            }
+            SourceEvent::Eof { position, .. } => {
+                if let Some(duty) = &mut self.duty {
+                    duty.moved |= position > duty.next;
+                    duty.next = duty.next.max(position);
+                    duty.end_replay_at(position);
+                }
+            }
+            SourceEvent::Unreadable { offset, reason, .. } => {
+                warn!(
+                    offset,
+                    reason,
+                    topic = self.shared.partials,
+                    "partial states cannot be read and are passed over"
+                );
+            }
+            SourceEvent::Failed(error) => return Err(error.into()),
+            // The other part of the instance hears and says the same.
+            SourceEvent::Missing { .. } | SourceEvent::Down { .. } | SourceEvent::Up => {}
+        }
+        Ok(())
+    }
+
+    /// Lets go of the work, and of all that was shown of it.
+    fn stand_by(&mut self) {
+        self.duty = None;
+        self.board.set(Vec::new());
+        self.shared.telemetry.latest.clear();
+        info!("another instance closes the windows now");
+    }
+
+    /// Takes the work up where it was committed last; returns the first offset to read.
+    fn begin(&mut self, partition: &Assigned) -> Result<i64> {
+        let shared = &self.shared;
+        let before = Emitted::parse(&partition.metadata)
+            .filter(|before| before.topic_id.is_empty() || before.topic_id == partition.topic_id);
+        let committed = partition.committed.filter(|_| before.is_some());
+        let needs_from = before.as_ref().and_then(|before| before.needs_from).or(committed);
+        if let Some(needs_from) = needs_from.filter(|&needs_from| needs_from < partition.low) {
+            ensure!(
+                shared.settings.skip_deleted,
+                "partial states [{needs_from}, {}) of {} were deleted while windows were still made of them (hint: raise \
+                 the topic's retention; to go on without them, set kafka.deleted_unread = \"skip\")",
+                partition.low,
+                shared.partials
+            );
+            warn!(
+                from = needs_from,
+                to = partition.low,
+                "partial states were deleted before their windows were closed"
+            );
+        }
+        let mut core = shared.runtime.block_on(async {
+            let engine = service::engine(&shared.settings).await?.finishing();
+            let mut core = service::new_core(&shared.settings, engine, &shared.store, &shared.telemetry).await?;
+            resume::finisher(&mut core, &shared.store).await?;
+            Ok::<_, anyhow::Error>(core)
+        })?;
+        for input in &shared.settings.inputs {
+            let count = self.source.partition_count(&input.topic, QUESTION_TIMEOUT)?;
+            let clock = core.engine.clock(source_of(input.format));
+            (0..count).for_each(|number| clock.add((input.topic.as_str().into(), number as i32)));
+        }
+        if let Some(before) = &before {
+            core.emitted_before = before.through();
+        }
+        let start = needs_from.map_or(BEGINNING, |from| from.max(partition.low));
+        let replay_until = committed.unwrap_or(0);
+        info!(from = start, again_until = replay_until, "this instance closes the windows now");
+        let mut duty = Duty {
+            core,
+            memory: Memory::new(shared.clock.now()),
+            topic_id: partition.topic_id.clone(),
+            next: start.max(partition.low),
+            replay_until,
+            is_replaying: true,
+            states: VecDeque::new(),
+            promises: BTreeMap::new(),
+            moved: false,
+        };
+        duty.end_replay_at(duty.next);
+        self.duty = Some(duty);
+        Ok(start)
+    }
+
+    fn flush_if_due(&mut self) -> Result<()> {
+        let Some(duty) = self.duty.as_ref().filter(|duty| !duty.is_replaying) else { return Ok(()) };
+        if self.outlet.in_flight() {
+            return Ok(());
+        }
+        let waited = self.shared.clock.now().duration_since(self.flushed_at);
+        let effects = duty.core.outbox_len() > 0 && waited >= self.shared.settings.flush_interval;
+        if effects || (duty.moved && waited >= OFFSETS_INTERVAL) { self.flush() } else { Ok(()) }
+    }
+
+    /// Sends all effects on their way, with the offset and the tick they cover, and where the next owner has to begin.
+    fn flush(&mut self) -> Result<()> {
+        let Some(duty) = self.duty.as_mut().filter(|duty| !duty.is_replaying) else { return Ok(()) };
+        let now = self.shared.clock.now();
+        let through = duty.core.closed_loop.tick();
+        duty.memory.take(&mut duty.core, &self.shared.store, through, now)?;
+        let needs_from = self.shared.runtime.block_on(duty.needs_from(&self.shared.store))?;
+        let frontier = |source| duty.core.engine.frontier_of(source).map(EventTime::as_micros);
+        let emitted = Emitted {
+            through_micros: through.unwrap_or(EventTime::MIN).max(duty.core.emitted_before).as_micros(),
+            topic_id: duty.topic_id.clone(),
+            needs_from: Some(needs_from),
+            frontiers_micros: Some([frontier(Source::Metrics), frontier(Source::Events)]),
+            ..Emitted::default()
+        };
+        let offset = Offset {
+            topic: self.shared.partials.clone(),
+            topic_id: duty.topic_id.clone(),
+            partition: 0,
+            next: duty.next,
+            metadata: emitted.to_metadata(),
+        };
+        self.outlet.send(Flush { records: duty.core.take_outbox(), offsets: vec![offset], through })?;
+        (self.flushed_at, duty.moved) = (now, false);
+        Ok(())
+    }
+
+    fn settle(&mut self, wait: Duration) -> Result<()> {
+        match (self.outlet.landed(wait)?, &mut self.duty) {
+            (Some(Landed::Failed(error)), _) => Err(error).context("effects can no longer be emitted"),
+            (Some(Landed::Done { through }), Some(duty)) => duty.memory.landed(&self.shared.store, through),
+            _ => Ok(()),
+        }
+    }
+
+    /// Brings everything in hand to rest: effects into Kafka, rows into the store.
+    ///
+    /// # Errors
+    /// Kafka does not take it in time. It must not be sent later, when another instance may have the work; that one says
+    /// the same under the same ids.
+    fn send_all(&mut self) -> Result<()> {
+        if let Some(duty) = &mut self.duty {
+            duty.memory.hurry();
+        }
+        self.settle(LAST_FLUSH)?;
+        if !self.outlet.in_flight() {
+            self.flush()?;
+            self.settle(LAST_FLUSH)?;
+        }
+        let landed = !self.outlet.in_flight();
+        if !landed {
+            self.outlet.call_off();
+        }
+        commit_store(&self.shared)?;
+        match landed {
+            true => Ok(()),
+            false => Err(Overtaken(format!("the last effects could not be sent within {LAST_FLUSH:?}")).into()),
+        }
+    }
+
+    fn show_gauges(&mut self) {
+        let now = self.shared.clock.now();
+        if now.duration_since(self.gauges_at) < GAUGES_INTERVAL {
+            return;
+        }
+        self.gauges_at = now;
+        let telemetry = &self.shared.telemetry;
+        for (partition, lag) in self.source.lag() {
+            telemetry.broker.set_lag(&partition.topic, partition.partition, lag.max(0) as u64);
+        }
+        let Some(duty) = &self.duty else { return };
+        let now = self.shared.clock.time_of_day();
+        for at in duty.core.engine.progress() {
+            if at.closed_through > EventTime::MIN {
+                telemetry.views.set_watermark_delay(at.view, now.since(at.closed_through));
+            }
+            telemetry.views.set_state(at.view, at.bytes as u64, at.counts.refused);
+        }
+        self.board.set(duty.core.engine.explain());
+    }
+}
+
+impl Duty {
+    fn take(&mut self, record: &impl Incoming) -> Result<()> {
+        let offset = record.offset();
+        if offset < self.next {
+            return Ok(());
+        }
+        self.end_replay_at(offset);
+        (self.next, self.moved) = (offset + 1, true);
+        match wire::read(record) {
+            Ok(Letter::States(increment)) => {
+                if !self.core.engine.merge(&increment.pass, &increment.rows)? {
+                    warn!(offset, "partial states of a view that is not here, or another here, are passed over");
+                }
+                self.states.push_back((offset, increment.before));
+            }
+            Ok(Letter::Promises(promises)) => promises.iter().for_each(|promise| self.hear(promise, offset)),
+            // Somebody else writes to the topic: that must not stop everything, at every start anew.
+            Err(why) => error!(offset, error = format!("{why:#}"), "a record that no instance sent is passed over"),
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self, promise: &Promise, offset: i64) {
+        let key: PartitionKey = (promise.topic.as_str().into(), promise.partition);
+        let Ok(source) = self.core.source_of_topic(&promise.topic) else { return };
+        let clock = self.core.engine.clock(source);
+        clock.add(key.clone());
+        if let Some(through) = promise.through_micros {
+            clock.observe(&key, EventTime::from_micros(through));
+        }
+        if promise.is_idle {
+            clock.set_idle(&key);
+        }
+        self.promises.insert(key, offset);
+    }
+
+    /// Ends the reading again, once it is past what was dealt with before.
+    fn end_replay_at(&mut self, offset: i64) {
+        if self.is_replaying && offset >= self.replay_until {
+            self.is_replaying = false;
+            self.core.engine.rebuilt();
+            info!(offset, "open windows are complete");
+        }
+    }
+
+    /// Returns the first offset that whoever takes the work up has to read.
+    async fn needs_from(&mut self, store: &crate::store::Store) -> Result<i64> {
+        let mut stored = BTreeMap::new();
+        let views: Vec<_> = self.core.engine.views().map(|(view, _)| view.name.clone()).collect();
+        for view in views {
+            let through = store.position(&view, VIEW_APP).await?;
+            stored.insert(view, through.map_or(EventTime::MIN, EventTime::from_micros));
+        }
+        let bears_from = self.core.engine.bears_from(|view| stored.get(view).copied().unwrap_or(EventTime::MIN));
+        self.states.retain(|(_, before)| *before > bears_from);
+        let first = self.states.front().map(|(offset, _)| *offset);
+        Ok(first.into_iter().chain(self.promises.values().copied()).min().unwrap_or(self.next))
+    }
+}
