@@ -48,8 +48,8 @@ pub struct Kafka {
     /// Consumer group.
     pub group_id: String,
     /// Topic through which the instances of the group share their work: the same one for all, and each with a
-    /// `service.instance` of its own. Without it the group has one instance. It is made with one partition where it is
-    /// missing, and has to keep its records for longer than the longest window lasts.
+    /// `service.instance` of its own. Without it the group has one instance. Where it is missing it is made with one
+    /// partition and no retention: what no window needs any more is deleted by the instances.
     pub partials_topic: Option<String>,
     /// Id of the transactional producer, unique to this instance; `<group_id>-<instance>` where not given.
     pub transactional_id: Option<String>,

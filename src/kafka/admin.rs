@@ -9,12 +9,14 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
+use rdkafka::TopicPartitionList;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::bindings as ffi;
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::metadata::Metadata;
 use rdkafka::producer::{BaseProducer, Producer as _};
+use rdkafka::topic_partition_list::Offset;
 use tracing::info;
 
 use super::context::{DeliveryContext, Observer};
@@ -171,6 +173,31 @@ fn create(settings: &Settings, topics: &[&Topic], timeout: Duration) -> Result<(
         }
     }
     Ok(())
+}
+
+/// Deletes the records of a partition before an offset.
+///
+/// Errors: [`KafkaError::Request`] where the broker does not, or may not.
+pub fn delete_before(
+    settings: &Settings,
+    topic: &str,
+    partition: i32,
+    offset: i64,
+    timeout: Duration,
+) -> Result<(), KafkaError> {
+    let operation = || format!("delete the records of {topic}[{partition}] before {offset}");
+    let role = "admin client";
+    let client: AdminClient<Observer> = settings
+        .admin()
+        .create_with_context(Observer::new(role))
+        .map_err(|source| KafkaError::Client { role, source })?;
+    let mut offsets = TopicPartitionList::new();
+    let added = offsets.add_partition_offset(topic, partition, Offset::Offset(offset));
+    added.map_err(KafkaError::request(operation()))?;
+    let options = AdminOptions::new().request_timeout(Some(timeout)).operation_timeout(Some(timeout));
+    let deleted = block_on(client.delete_records(&offsets, &options)).map_err(KafkaError::request(operation()))?;
+    let failed = deleted.elements().iter().find_map(|element| element.error().err());
+    failed.map_or(Ok(()), |source| Err(KafkaError::Request { operation: operation(), source }))
 }
 
 /// Asks about one topic as a producer does, which makes it on a broker that creates topics on first use.

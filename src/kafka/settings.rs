@@ -34,6 +34,9 @@ pub struct Settings {
     pub transaction_timeout: Duration,
 }
 
+/// The largest record that the transactional producer sends.
+pub const MESSAGE_BYTES_MAX: usize = 32 << 20;
+
 /// Properties that decide whether a record is counted once: not for the user to set, with what sets them instead.
 const RESERVED: [(&str, &str); 13] = [
     ("bootstrap.servers", "`brokers`"),
@@ -185,6 +188,8 @@ impl Settings {
             // A commit waits for its last record anyway, so lingering buys little and costs that much latency.
             .set("linger.ms", self.client.get("linger.ms").map_or("1", String::as_str))
             .set("transactional.id", &self.transactional_id)
+            // What a topic takes is the broker's to say.
+            .set("message.max.bytes", MESSAGE_BYTES_MAX.to_string())
             .set("transaction.timeout.ms", &timeout_ms)
             .set("message.timeout.ms", &timeout_ms);
         config

@@ -21,7 +21,7 @@ use super::batch::{Batch, Queue};
 use super::context::{MemberContext, Rebalance, let_go, lock};
 use super::error::KafkaError;
 use super::lookup;
-use super::native::{elements, name};
+use super::native::{Native, elements, name, text};
 use super::reader::Reader;
 use super::settings::Settings;
 use super::sink::Offset;
@@ -202,11 +202,27 @@ pub struct GroupHandle {
     valid: Option<Arc<AtomicBool>>,
 }
 
+/// Tells whether a consumer has a place in its group.
+fn is_member(consumer: *mut ffi::rd_kafka_t) -> bool {
+    // SAFETY: the consumer is alive over the calls; the identity is ours until it is dropped, and so is its text.
+    unsafe {
+        let destroy = ffi::rd_kafka_consumer_group_metadata_destroy;
+        let Some(identity) = Native::own(ffi::rd_kafka_consumer_group_metadata(consumer), destroy) else {
+            return false;
+        };
+        let member = text(ffi::rd_kafka_consumer_group_metadata_member_id(identity.as_ptr()));
+        ffi::rd_kafka_consumer_group_metadata_generation_id(identity.as_ptr()) >= 0 && !member.is_empty()
+    }
+}
+
 impl GroupHandle {
     /// Returns the member's identity in the group as of now. To be asked for at each commit: an identity from before
     /// the last join is not fenced off by the broker.
     pub(super) fn metadata(&self) -> Option<ConsumerGroupMetadata> {
-        let metadata = self.member.consumer.group_metadata();
+        // Without a membership, brokers would take offsets from anybody.
+        let is_member = || is_member(self.member.consumer.client().native_ptr());
+        let before = is_member();
+        let metadata = self.member.consumer.group_metadata().filter(|_| before && is_member());
         // Looked at after: an identity from before the work was lost is refused by the broker, one from after never leaves.
         metadata.filter(|_| self.valid.as_ref().is_none_or(|valid| valid.load(Ordering::SeqCst)))
     }

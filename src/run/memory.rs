@@ -1,6 +1,7 @@
 //! When the loop's memory is saved: now and then, and never ahead of what was emitted, as a restart from it would leave a
 //! gap.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -15,13 +16,15 @@ pub struct Memory {
     saved_at: Instant,
     /// The tick whose memory was taken last.
     saved: Option<EventTime>,
+    /// How far each view was said to have come, last.
+    told: BTreeMap<String, EventTime>,
     /// The memory as of the flush on its way.
     pending: Option<(EventTime, String)>,
 }
 
 impl Memory {
     pub fn new(now: Instant) -> Memory {
-        Memory { saved_at: now, saved: None, pending: None }
+        Memory { saved_at: now, saved: None, told: BTreeMap::new(), pending: None }
     }
 
     /// Makes it due at the next flush.
@@ -29,17 +32,23 @@ impl Memory {
         self.saved_at = self.saved_at.checked_sub(SAVE_INTERVAL).unwrap_or(self.saved_at);
     }
 
-    /// Takes the loop's memory as of `through`, the tick that the next flush emits through, where that is due.
+    /// Takes the loop's memory as of `through`, the tick that the next flush emits through, and notes how far the views
+    /// have come, where that is due.
     pub fn take(&mut self, core: &mut Core, store: &Store, through: Option<EventTime>, now: Instant) -> Result<()> {
-        let is_due = now.duration_since(self.saved_at) >= SAVE_INTERVAL;
-        let Some(tick) = through.filter(|tick| is_due && self.saved.is_none_or(|saved| *tick > saved)) else {
+        if now.duration_since(self.saved_at) < SAVE_INTERVAL {
             return Ok(());
-        };
-        self.pending = core.closed_loop.save()?.map(|text| (tick, text));
-        (self.saved_at, self.saved) = (now, Some(tick));
+        }
+        self.saved_at = now;
         // Views that had nothing to emit move on too: a restart need not look for their windows in old rows.
         for at in core.engine.progress().filter(|at| at.closed_through > EventTime::MIN) {
-            store.append(at.view, None, &[(VIEW_APP, at.closed_through.as_micros())])?;
+            if self.told.get(at.view) != Some(&at.closed_through) {
+                store.append(at.view, None, &[(VIEW_APP, at.closed_through.as_micros())])?;
+                self.told.insert(at.view.to_owned(), at.closed_through);
+            }
+        }
+        if let Some(tick) = through.filter(|tick| self.saved.is_none_or(|saved| *tick > saved)) {
+            self.pending = core.closed_loop.save()?.map(|text| (tick, text));
+            self.saved = Some(tick);
         }
         Ok(())
     }

@@ -31,6 +31,7 @@ mod views;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
@@ -134,6 +135,9 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
         .context("failed to start the runtime")
 }
 
+/// How long an instance waits before it starts anew in place.
+const ANEW_AFTER: Duration = Duration::from_millis(500);
+
 fn run_service(file: ConfigFile) -> Result<()> {
     let loaded = file.load()?;
     let format = match loaded.config.log.format {
@@ -152,8 +156,12 @@ fn run_service(file: ConfigFile) -> Result<()> {
             let done = service::run(settings.clone(), telemetry.clone(), hooks, interrupted.clone()).await;
             let shares = settings.partials_topic.is_some() && interrupted.peek().is_none();
             match done {
-                Err(error) if shares && instances::was_overtaken(&error) => {
-                    warn!(error = format!("{error:#}"), "others went on with what this instance had; it starts anew");
+                Err(error) if shares && instances::may_start_anew(&error) => {
+                    warn!(
+                        error = format!("{error:#}"),
+                        "what this instance had is not its own any more; it starts anew"
+                    );
+                    tokio::time::sleep(ANEW_AFTER).await;
                 }
                 done => return done,
             }

@@ -244,7 +244,10 @@ pub async fn engine(settings: &Settings) -> Result<Engine> {
     let events = columns::record_tables().into_iter().find(|table| table.name == "events");
     let events = events.context("the table events is one of ours")?;
     let tables = dimensions::read(&settings.dimensions).await?;
-    Ok(Engine::new(settings.views.clone(), &tables, &events.schema).await?)
+    Ok(match settings.partials_topic {
+        None => Engine::new(settings.views.clone(), &tables, &events.schema).await?,
+        Some(_) => Engine::of_several(settings.views.clone(), &tables, &events.schema).await?,
+    })
 }
 
 /// Returns every table, in the order of their commits.

@@ -17,9 +17,6 @@ use crate::model::time::EventTime;
 use crate::stream::definition::{Defaults, Definition, Definitions, Dimension};
 use crate::{insight, kafka, query, serve, store};
 
-/// How long the topic of partial states keeps its records, where it is made here.
-const PARTIALS_RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
-
 /// Everything a running service needs to know.
 #[derive(Clone)]
 pub struct Settings {
@@ -233,10 +230,12 @@ fn topics_wanted(config: &Config, inputs: &[Input], topics: &Topics, views: &[De
     let dead_letters = inputs.iter().map(|input| wanted(&input.dead_letter_topic, "delete"));
     let views =
         views.iter().flat_map(|view| view.topic.iter().chain(&view.late_topic)).map(|name| wanted(name, "delete"));
-    // One partition, as one instance closes the windows; kept for a week, as windows of days are made of it.
+    // One partition, as one instance closes the windows. Never deleted by age: a window that waits for its last row may
+    // wait for long; who closes windows deletes what no window needs any more. A state may be large, as of a set.
     let partials = config.kafka.partials_topic.iter().map(|name| {
         let mut topic = Topic { partitions: 1, ..wanted(name, "delete") };
-        topic.config.insert("retention.ms".to_owned(), PARTIALS_RETENTION.as_millis().to_string());
+        topic.config.insert("retention.ms".to_owned(), "-1".to_owned());
+        topic.config.insert("max.message.bytes".to_owned(), kafka::settings::MESSAGE_BYTES_MAX.to_string());
         topic
     });
     history

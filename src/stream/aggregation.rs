@@ -208,9 +208,9 @@ impl Aggregation {
         Ok(partial)
     }
 
-    /// Merges what was gathered elsewhere. Panes of which every window is closed are left out: after a restart what is
-    /// needed again comes with what is not.
-    pub fn merge(&mut self, partial: Partial, views: &mut [View]) -> Result<()> {
+    /// Merges what was gathered elsewhere; returns how many groups were left out, as every window of theirs is closed: after
+    /// a restart what is needed again comes with what is not.
+    pub fn merge(&mut self, partial: Partial, views: &mut [View]) -> Result<usize> {
         let [from, to] = &partial.bounds;
         let keys = self.keys.intern(&partial.keys, from.len())?;
         let groups = Frozen::new(keys, partial.states);
@@ -232,7 +232,6 @@ impl Aggregation {
                 let watermark = views[self.members[0]].watermark();
                 let done = sessions.merge(&groups, [from, to], watermark, room)?;
                 (taken, refused) = (from.len() - done.late.len(), done.refused);
-                views[self.members[0]].counts.late += done.late.len() as u64;
             }
         }
         for &member in &self.members {
@@ -240,7 +239,7 @@ impl Aggregation {
             views[member].counts.rows += (taken - refused) as u64;
             views[member].counts.refused += refused as u64;
         }
-        Ok(())
+        Ok(from.len() - taken)
     }
 
     /// Returns the number of columns that a group's key takes, and of those that its state takes of each aggregate.

@@ -136,9 +136,29 @@ impl Engine {
         dimensions: &[Table],
         events: &SchemaRef,
     ) -> Result<Engine, StreamError> {
+        Engine::plan(definitions, dimensions, events, |_, _| true).await
+    }
+
+    /// Like [`Engine::new`], for one of several instances. Views share a pass only where a row that is late for one is late
+    /// for all: what is gathered of them together cannot be told apart any more.
+    pub async fn of_several(
+        definitions: Vec<Definition>,
+        dimensions: &[Table],
+        events: &SchemaRef,
+    ) -> Result<Engine, StreamError> {
+        let late = |of: &Definition| (of.window, of.lateness);
+        Engine::plan(definitions, dimensions, events, |one, other| late(one) == late(other)).await
+    }
+
+    async fn plan(
+        definitions: Vec<Definition>,
+        dimensions: &[Table],
+        events: &SchemaRef,
+        may_share: impl Fn(&Definition, &Definition) -> bool,
+    ) -> Result<Engine, StreamError> {
         let mut catalog = Catalog { events, dimensions, views: Vec::new() };
         let mut shapes: Vec<(Shape, Vec<usize>, usize)> = Vec::new();
-        let mut views = Vec::with_capacity(definitions.len());
+        let mut views: Vec<View> = Vec::with_capacity(definitions.len());
         for definition in definitions {
             let planned = plan::plan(&definition, &catalog).await?;
             catalog.views.push((definition.name.clone(), planned.schema().clone()));
@@ -155,7 +175,9 @@ impl Engine {
                 Planned::Windowed { shape, finish } => {
                     let failed = |source| StreamError::Plan { file: definition.file.clone(), source };
                     let bytes_max = definition.state_bytes_max;
-                    let (aggregation, picks) = place(&mut shapes, shape, number, bytes_max).map_err(failed)?;
+                    let may_share = |known: usize| may_share(&views[known].definition, &definition);
+                    let placed = place(&mut shapes, shape, number, bytes_max, may_share);
+                    let (aggregation, picks) = placed.map_err(failed)?;
                     (Kind::Windowed { aggregation, finish, history: Default::default() }, picks)
                 }
             };
@@ -165,7 +187,8 @@ impl Engine {
             let file = views[members[0]].definition.file.clone();
             Aggregation::new(shape, members, bytes_max).map_err(|source| StreamError::Plan { file, source })
         });
-        let aggregations = aggregations.collect::<Result<Vec<_>, _>>()?;
+        let mut aggregations = aggregations.collect::<Result<Vec<_>, _>>()?;
+        partial::tell_apart(&mut aggregations);
         let hands = vec![Vec::new(); aggregations.len()];
         Ok(Engine { views, aggregations, hands, dimensions: dimensions.to_vec(), ..Engine::default() })
     }
@@ -392,9 +415,12 @@ fn place(
     shape: Shape,
     view: usize,
     bytes_max: usize,
+    may_share: impl Fn(usize) -> bool,
 ) -> Result<(usize, Vec<usize>), DataFusionError> {
     for (number, (known, members, bytes)) in shapes.iter_mut().enumerate() {
-        if let Some(picks) = known.take_in(&shape)? {
+        if may_share(members[0])
+            && let Some(picks) = known.take_in(&shape)?
+        {
             members.push(view);
             *bytes = bytes.saturating_add(bytes_max);
             return Ok((number, picks));

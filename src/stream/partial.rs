@@ -5,12 +5,14 @@
 //! behind. Who finishes closes a window once every partition has promised to be past it, so that nothing late can reach
 //! it, whatever the order in which the instances send.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use datafusion::error::{DataFusionError, Result};
 
+use super::aggregation::Aggregation;
 use super::plan::Origin;
 use super::view::Kind;
 use super::{Engine, Source, StreamError};
@@ -25,6 +27,15 @@ pub struct Increment {
     pub before: EventTime,
     /// The columns `from` and `to`, microseconds; those of the key; those of the aggregates' states.
     pub rows: RecordBatch,
+}
+
+/// What became of an increment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Merged {
+    /// It was taken in, but for the groups whose every window is closed.
+    Taken { closed: usize },
+    /// No view here wants it.
+    Unwanted,
 }
 
 /// Partial states with what they are of.
@@ -69,6 +80,18 @@ impl Partial {
     }
 }
 
+/// Tells apart the aggregations that compute the same and are kept apart all the same, by their order among the views.
+pub(super) fn tell_apart(aggregations: &mut [Aggregation]) {
+    let mut known: HashMap<String, usize> = HashMap::new();
+    for aggregation in aggregations {
+        let before = known.entry(aggregation.identity.clone()).or_default();
+        if *before > 0 {
+            aggregation.identity = format!("{}-{before}", aggregation.identity);
+        }
+        *before += 1;
+    }
+}
+
 impl Engine {
     /// Makes an engine that gathers: it closes no window, and gives what it has aggregated by [`Engine::drain`].
     pub fn gathering(mut self) -> Engine {
@@ -107,18 +130,18 @@ impl Engine {
         Ok(increments)
     }
 
-    /// Merges what was gathered elsewhere; tells whether any view here wants it.
+    /// Merges what was gathered elsewhere.
     ///
     /// # Errors
     /// Rows that are not what [`Engine::drain`] gives.
-    pub fn merge(&mut self, pass: &str, rows: &RecordBatch) -> Result<bool, StreamError> {
+    pub fn merge(&mut self, pass: &str, rows: &RecordBatch) -> Result<Merged, StreamError> {
         let Some(aggregation) = self.aggregations.iter_mut().find(|one| one.identity == pass) else {
-            return Ok(false);
+            return Ok(Merged::Unwanted);
         };
         let failed = self.views[aggregation.members[0]].failure();
         let partial = aggregation.widths().and_then(|widths| Partial::of_rows(rows, widths)).map_err(&failed)?;
-        aggregation.merge(partial, &mut self.views).map_err(&failed)?;
-        Ok(true)
+        let closed = aggregation.merge(partial, &mut self.views).map_err(&failed)?;
+        Ok(Merged::Taken { closed })
     }
 
     /// Returns a time that nothing before is needed of to go on, from increments, after the windows that each view has

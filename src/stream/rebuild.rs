@@ -146,7 +146,9 @@ impl Engine {
 
     /// Ends the rebuilding: what was emitted is over from now on, whatever the clocks say.
     pub fn rebuilt(&mut self) {
-        self.views.iter_mut().for_each(View::rebuilt);
+        // Partial states of others are never late: what they are told by here is how far the others have promised.
+        let finishes = self.by_promises;
+        self.views.iter_mut().for_each(|view| if finishes { view.rebuilding = false } else { view.rebuilt() });
         self.aggregations.iter_mut().for_each(|aggregation| aggregation.rebuilding = false);
     }
 

@@ -12,13 +12,14 @@ use tracing::{error, info, warn};
 
 use super::wire::{self, Letter, Promise};
 use super::{
-    GAUGES_INTERVAL, LAST_FLUSH, OFFSETS_INTERVAL, Overtaken, PATIENCE, QUESTION_TIMEOUT, Shared, commit_store,
+    GAUGES_INTERVAL, LAST_FLUSH, OFFSETS_INTERVAL, OUTBOX_MAX, Overtaken, PATIENCE, QUESTION_TIMEOUT, Shared,
+    commit_store,
 };
 use crate::kafka::sink::Offset;
 use crate::kafka::source::{Assigned, BEGINNING, SourceEvent};
 use crate::model::time::EventTime;
 use crate::run::clock::Clock;
-use crate::run::core::{Core, VIEW_APP, source_of};
+use crate::run::core::{Core, Input, VIEW_APP, source_of};
 use crate::run::feed::Feed;
 use crate::run::incoming::{Incoming, Records};
 use crate::run::memory::Memory;
@@ -27,18 +28,26 @@ use crate::run::partition::Emitted;
 use crate::run::service::{self, Board, OnTick};
 use crate::run::{latest, resume};
 use crate::stream::Source;
+use crate::stream::partial::Merged;
 use crate::stream::watermark::PartitionKey;
+
+/// How often records that no window needs any more are deleted.
+const TRIM_INTERVAL: Duration = Duration::from_secs(60);
+/// How often the partitions of the inputs are counted anew.
+const COUNT_INTERVAL: Duration = Duration::from_secs(30);
 
 pub struct Finisher<F, E, C> {
     shared: Shared<C>,
-    source: F,
+    // Dropped in this order: what is on its way goes under the membership that the source holds.
     outlet: E,
+    source: F,
     board: Board,
     on_tick: OnTick,
     /// The work, while this instance has it.
     duty: Option<Duty>,
     flushed_at: Instant,
     gauges_at: Instant,
+    trimmed_at: Instant,
 }
 
 /// The work of the one that finishes.
@@ -51,18 +60,34 @@ struct Duty {
     /// Up to here the log is read again for the open windows alone.
     replay_until: i64,
     is_replaying: bool,
+    /// Whether it is known which partitions have to promise.
+    knows_partitions: bool,
+    counted_at: Instant,
     /// Of each record with partial states that may be needed again: its offset, and a time that none of them reaches.
     states: VecDeque<(i64, EventTime)>,
     /// Where each partition's newest promise stands.
     promises: BTreeMap<PartitionKey, i64>,
     /// Whether anything was read since the last flush.
     moved: bool,
+    /// The first offset that was needed as of the last flush, and up to where records were deleted.
+    needed_from: i64,
+    deleted_before: i64,
 }
 
 impl<F: Feed, E: Exit, C: Clock> Finisher<F, E, C> {
     pub fn new(shared: Shared<C>, source: F, outlet: E, board: Board, on_tick: OnTick) -> Self {
         let now = shared.clock.now();
-        Finisher { shared, source, outlet, board, on_tick, duty: None, flushed_at: now, gauges_at: now }
+        Finisher {
+            shared,
+            source,
+            outlet,
+            board,
+            on_tick,
+            duty: None,
+            flushed_at: now,
+            gauges_at: now,
+            trimmed_at: now,
+        }
     }
 
     /// Works until told to stop, then sends what is in hand.
@@ -77,13 +102,15 @@ impl<F: Feed, E: Exit, C: Clock> Finisher<F, E, C> {
     }
 
     fn turn(&mut self) -> Result<()> {
-        let waiting = self.duty.as_ref().map_or(0, |duty| duty.core.outbox_bytes());
-        if self.shared.store.head_bytes() + waiting > self.shared.settings.store.head_bytes_max {
+        let (waiting, bytes) =
+            self.duty.as_ref().map_or((0, 0), |duty| (duty.core.outbox_len(), duty.core.outbox_bytes()));
+        let bytes_max = self.shared.settings.store.head_bytes_max;
+        if waiting > OUTBOX_MAX || self.shared.store.head_bytes() + bytes > bytes_max {
             self.shared.clock.wait(PATIENCE);
         } else if let Some(event) = self.source.next(PATIENCE)? {
             self.take(event)?;
         }
-        if let Some(duty) = self.duty.as_mut().filter(|duty| !duty.is_replaying) {
+        if let Some(duty) = self.duty.as_mut().filter(|duty| !duty.is_replaying && duty.knows_partitions) {
             for tick in &self.shared.runtime.block_on(duty.core.advance())? {
                 latest::show(&self.shared.telemetry, &duty.core.closed_loop, tick);
                 (self.on_tick)(tick);
@@ -182,11 +209,6 @@ impl<F: Feed, E: Exit, C: Clock> Finisher<F, E, C> {
             resume::finisher(&mut core, &shared.store).await?;
             Ok::<_, anyhow::Error>(core)
         })?;
-        for input in &shared.settings.inputs {
-            let count = self.source.partition_count(&input.topic, QUESTION_TIMEOUT)?;
-            let clock = core.engine.clock(source_of(input.format));
-            (0..count).for_each(|number| clock.add((input.topic.as_str().into(), number as i32)));
-        }
         if let Some(before) = &before {
             core.emitted_before = before.through();
         }
@@ -200,11 +222,16 @@ impl<F: Feed, E: Exit, C: Clock> Finisher<F, E, C> {
             next: start.max(partition.low),
             replay_until,
             is_replaying: true,
+            knows_partitions: false,
+            counted_at: shared.clock.now(),
             states: VecDeque::new(),
             promises: BTreeMap::new(),
             moved: false,
+            needed_from: 0,
+            deleted_before: 0,
         };
         duty.end_replay_at(duty.next);
+        duty.learn_partitions(&self.source, &self.shared.settings.inputs);
         self.duty = Some(duty);
         Ok(start)
     }
@@ -226,6 +253,7 @@ impl<F: Feed, E: Exit, C: Clock> Finisher<F, E, C> {
         let through = duty.core.closed_loop.tick();
         duty.memory.take(&mut duty.core, &self.shared.store, through, now)?;
         let needs_from = self.shared.runtime.block_on(duty.needs_from(&self.shared.store))?;
+        duty.needed_from = needs_from;
         let frontier = |source| duty.core.engine.frontier_of(source).map(EventTime::as_micros);
         let emitted = Emitted {
             through_micros: through.unwrap_or(EventTime::MIN).max(duty.core.emitted_before).as_micros(),
@@ -249,7 +277,15 @@ impl<F: Feed, E: Exit, C: Clock> Finisher<F, E, C> {
     fn settle(&mut self, wait: Duration) -> Result<()> {
         match (self.outlet.landed(wait)?, &mut self.duty) {
             (Some(Landed::Failed(error)), _) => Err(error).context("effects can no longer be emitted"),
-            (Some(Landed::Done { through }), Some(duty)) => duty.memory.landed(&self.shared.store, through),
+            (Some(Landed::Done { through }), Some(duty)) => {
+                duty.memory.landed(&self.shared.store, through)?;
+                let now = self.shared.clock.now();
+                if duty.needed_from > duty.deleted_before && now.duration_since(self.trimmed_at) >= TRIM_INTERVAL {
+                    (self.trimmed_at, duty.deleted_before) = (now, duty.needed_from);
+                    super::trim(&self.shared, duty.needed_from);
+                }
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
@@ -289,7 +325,11 @@ impl<F: Feed, E: Exit, C: Clock> Finisher<F, E, C> {
         for (partition, lag) in self.source.lag() {
             telemetry.broker.set_lag(&partition.topic, partition.partition, lag.max(0) as u64);
         }
-        let Some(duty) = &self.duty else { return };
+        let Some(duty) = &mut self.duty else { return };
+        if !duty.knows_partitions || now.duration_since(duty.counted_at) >= COUNT_INTERVAL {
+            duty.counted_at = now;
+            duty.learn_partitions(&self.source, &self.shared.settings.inputs);
+        }
         let now = self.shared.clock.time_of_day();
         for at in duty.core.engine.progress() {
             if at.closed_through > EventTime::MIN {
@@ -302,6 +342,23 @@ impl<F: Feed, E: Exit, C: Clock> Finisher<F, E, C> {
 }
 
 impl Duty {
+    /// Asks which partitions there are: windows wait for the promise of each. Tried again later where nobody answers.
+    fn learn_partitions(&mut self, source: &impl Feed, inputs: &[Input]) {
+        for input in inputs {
+            match source.partition_count(&input.topic, QUESTION_TIMEOUT) {
+                Ok(count) => {
+                    let clock = self.core.engine.clock(source_of(input.format));
+                    (0..count).for_each(|number| clock.add((input.topic.as_str().into(), number as i32)));
+                }
+                Err(error) => {
+                    warn!(error = service::chain(&error), "the partitions of the inputs are not known");
+                    return;
+                }
+            }
+        }
+        self.knows_partitions = true;
+    }
+
     fn take(&mut self, record: &impl Incoming) -> Result<()> {
         let offset = record.offset();
         if offset < self.next {
@@ -311,8 +368,15 @@ impl Duty {
         (self.next, self.moved) = (offset + 1, true);
         match wire::read(record) {
             Ok(Letter::States(increment)) => {
-                if !self.core.engine.merge(&increment.pass, &increment.rows)? {
-                    warn!(offset, "partial states of a view that is not here, or another here, are passed over");
+                match self.core.engine.merge(&increment.pass, &increment.rows)? {
+                    Merged::Unwanted => {
+                        warn!(offset, "partial states of a view that is not here, or another here, are passed over");
+                    }
+                    // Read again, much of it is of windows that are closed.
+                    Merged::Taken { closed } if closed > 0 && !self.is_replaying => {
+                        error!(offset, groups = closed, "partial states came after their windows had closed");
+                    }
+                    Merged::Taken { .. } => {}
                 }
                 self.states.push_back((offset, increment.before));
             }

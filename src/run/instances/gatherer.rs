@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use tracing::{info, warn};
 
 use super::wire::{self, Promise};
-use super::{Frontiers, LAST_FLUSH, OFFSETS_INTERVAL, Overtaken, PATIENCE, Shared, commit_store};
+use super::{Frontiers, LAST_FLUSH, OFFSETS_INTERVAL, OUTBOX_MAX, Overtaken, PATIENCE, Shared, commit_store};
 use crate::kafka::sink::Offset;
 use crate::kafka::source::{Assigned, BEGINNING, Partition, SourceEvent};
 use crate::model::time::EventTime;
@@ -27,14 +27,17 @@ use crate::stream::watermark::PartitionKey;
 
 /// How long what was gathered waits to be sent.
 const SEND_INTERVAL: Duration = Duration::from_millis(250);
+/// How much of the stream may be gathered while what was gathered before is not sent.
+const UNSENT_MAX: Duration = Duration::from_secs(5);
 /// How often the finisher is asked how far event time has come, while partitions stand aside.
 const FRONTIERS_INTERVAL: Duration = Duration::from_millis(500);
 
 pub struct Gatherer<F, E, C> {
     shared: Shared<C>,
     core: Core,
-    source: F,
+    // Dropped in this order: what is on its way goes under the membership that the source holds.
     outlet: E,
+    source: F,
     ask: Frontiers,
     cluster: Option<String>,
     /// Where each partition was begun with.
@@ -80,8 +83,7 @@ impl<F: Feed, E: Exit, C: Clock> Gatherer<F, E, C> {
     }
 
     fn turn(&mut self) -> Result<()> {
-        let held = self.shared.store.head_bytes() + self.core.outbox_bytes();
-        if held > self.shared.settings.store.head_bytes_max {
+        if self.is_overfull() {
             self.shared.clock.wait(PATIENCE);
         } else if let Some(event) = self.source.next(PATIENCE)? {
             self.take(event)?;
@@ -96,6 +98,13 @@ impl<F: Feed, E: Exit, C: Clock> Gatherer<F, E, C> {
         }
         self.show_gauges();
         Ok(())
+    }
+
+    /// Tells whether records have to wait: for the store, or for Kafka, which has not taken what was gathered for long.
+    fn is_overfull(&self) -> bool {
+        let held = self.shared.store.head_bytes() + self.core.outbox_bytes();
+        let waits = self.outlet.in_flight() && self.shared.clock.now().duration_since(self.flushed_at) > UNSENT_MAX;
+        waits || held > self.shared.settings.store.head_bytes_max || self.core.outbox_len() > OUTBOX_MAX
     }
 
     fn take(&mut self, event: SourceEvent<F::Batch>) -> Result<()> {
@@ -152,6 +161,10 @@ impl<F: Feed, E: Exit, C: Clock> Gatherer<F, E, C> {
         let cluster = self.cluster.clone().context("no broker told the id of its cluster")?;
         let app_of = |partition: &Assigned| format!("{cluster}/{}/{}", partition.topic_id, partition.partition);
         let claimed = self.claim(&partitions.iter().map(app_of).collect::<Vec<_>>())?;
+        // Of a partition that the group has never had, windows may be closed already, as nobody could wait for it.
+        if partitions.iter().any(|partition| partition.metadata.is_empty()) {
+            self.learn_frontiers();
+        }
         let mut starts = Vec::with_capacity(partitions.len());
         for partition in partitions {
             let app = app_of(partition);
@@ -160,14 +173,19 @@ impl<F: Feed, E: Exit, C: Clock> Gatherer<F, E, C> {
             // An offset of a topic that was deleted says nothing about one made again under its name.
             let is_of_this = before.is_some() || partition.metadata.is_empty();
             let sent = partition.committed.filter(|_| is_of_this);
-            let (start, done_before) = self.position(partition, claimed.get(&app), sent)?;
+            // Without a promise nothing was ever gathered of it: windows that are open are made of what is still there.
+            let gathered = sent.filter(|_| before.as_ref().is_none_or(|before| before.promised_micros.is_some()));
+            let (start, done_before) = self.position(partition, claimed.get(&app), sent, gathered)?;
             let key: PartitionKey = (partition.topic.clone(), partition.partition);
             let name = StoredAs { app, topic_id: partition.topic_id.clone() };
             self.core.assign(key.clone(), name, start, done_before)?;
+            let promised = match before {
+                Some(before) => before.promised_micros.map(EventTime::from_micros),
+                None => self.frontiers[self.core.source_of_topic(&key.0)? as usize],
+            };
             let at = self.core.partitions.find(&key.0, key.1);
             if let Some(held) = at.and_then(|at| self.core.partitions.get_mut(at)) {
-                let promised = before.and_then(|before| before.promised_micros);
-                held.promised = promised.map(EventTime::from_micros);
+                held.promised = promised;
             }
             starts.push(start);
             self.starts.insert(key, start);
@@ -197,6 +215,7 @@ impl<F: Feed, E: Exit, C: Clock> Gatherer<F, E, C> {
         partition: &Assigned,
         claimed: Option<&BTreeMap<&'static str, i64>>,
         sent: Option<i64>,
+        gathered: Option<i64>,
     ) -> Result<(i64, DoneBefore)> {
         let stored_in = |table: &str| claimed?.get(table).copied();
         let stored = stored_in(self.core.table_of(&partition.topic)?);
@@ -212,13 +231,14 @@ impl<F: Feed, E: Exit, C: Clock> Gatherer<F, E, C> {
             warn!(topic, partition = number, from = needed, to = low, "records were deleted before they were read");
             self.shared.telemetry.broker.deleted_unread(topic, (low - needed) as u64);
         }
-        let start = stored.unwrap_or(BEGINNING).min(sent.unwrap_or(BEGINNING)).max(low);
+        let paths = [stored, sent, gathered].map(|at| at.unwrap_or(BEGINNING));
+        let start = paths.into_iter().min().unwrap_or(BEGINNING).max(low);
         let done_before = DoneBefore {
             stored: stored.unwrap_or(0),
             rejected: rejected.unwrap_or(0),
             late: late.unwrap_or(0),
             effects: sent.unwrap_or(0),
-            gathered: Some(sent.unwrap_or(0)),
+            gathered: Some(gathered.unwrap_or(0)),
         };
         Ok((start, done_before))
     }
@@ -232,6 +252,7 @@ impl<F: Feed, E: Exit, C: Clock> Gatherer<F, E, C> {
             // cannot be told from what others gave: all of it goes, and all of them are read again.
             let others = self.core.partitions.iter().any(|held| !keys.contains(&held.key));
             if others {
+                self.outlet.call_off();
                 let what = "the group took some partitions away, and what they gave is mixed with what others gave";
                 return Err(Overtaken(what.to_owned()).into());
             }
@@ -264,6 +285,10 @@ impl<F: Feed, E: Exit, C: Clock> Gatherer<F, E, C> {
             return;
         }
         self.asked_at = now;
+        self.learn_frontiers();
+    }
+
+    fn learn_frontiers(&mut self) {
         match (self.ask)() {
             Ok(frontiers) => self.frontiers = frontiers,
             Err(error) => warn!(error = format!("{error:#}"), "how far event time has come is not known"),

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use tokio::runtime::Handle;
+use tracing::warn;
 
 use super::clock::{Clock, WallClock};
 use super::core::Core;
@@ -26,9 +27,9 @@ use super::outlet::Outlet;
 use super::partition::Emitted;
 use super::service::{self, Board, Obstacles, OnTick};
 use super::settings::Settings;
-use crate::kafka;
 use crate::kafka::committed::Committed;
 use crate::kafka::source::Source;
+use crate::kafka::{self, admin};
 use crate::model::time::EventTime;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Telemetry;
@@ -40,11 +41,14 @@ use gatherer::Gatherer;
 #[error("{0} (nothing is lost: it is read again)")]
 struct Overtaken(String);
 
-/// Tells whether an instance that failed may simply start anew: others went on with what it had in hand.
-pub fn was_overtaken(error: &anyhow::Error) -> bool {
-    error
-        .chain()
-        .any(|cause| cause.is::<Overtaken>() || matches!(cause.downcast_ref(), Some(StoreError::Fenced { .. })))
+/// Tells whether an instance that failed may simply start anew: others went on with what it had in hand, or the store could
+/// not be read for a moment.
+pub fn may_start_anew(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let of_store = cause.downcast_ref::<StoreError>();
+        cause.is::<Overtaken>()
+            || of_store.is_some_and(|error| error.retriable() || matches!(error, StoreError::Fenced { .. }))
+    })
 }
 
 /// How long a thread waits for its source before it looks at its other duties.
@@ -53,6 +57,10 @@ const PATIENCE: Duration = Duration::from_millis(20);
 const OFFSETS_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a shutdown or a rebalance waits for the last flush.
 const LAST_FLUSH: Duration = Duration::from_secs(30);
+/// Effects that may wait while their sink is away, before records are made to wait too.
+const OUTBOX_MAX: usize = 200_000;
+/// How long the deletion of records that are not needed may take.
+const TRIM_TIMEOUT: Duration = Duration::from_secs(10);
 const GAUGES_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a question to the broker may hold up a thread.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(2);
@@ -119,11 +127,11 @@ pub fn conduct(parts: Parts, stop: Arc<AtomicBool>) -> Result<()> {
     let (source, outlet) = connect(&shared, finish, false)?;
     let finisher = Finisher::new(shared, source, outlet, board, on_tick);
     let finishing = thread::Builder::new().name("finisher".to_owned()).spawn({
-        let stop = stop.clone();
+        let stop = StopAll(stop.clone());
         move || {
-            let done = finisher.run();
-            stop.store(true, Ordering::SeqCst);
-            done
+            // Also where it panics: the other part alone would look healthy.
+            let _stop = stop;
+            finisher.run()
         }
     });
     let finishing = finishing.context("failed to start the thread of the finisher")?;
@@ -131,6 +139,25 @@ pub fn conduct(parts: Parts, stop: Arc<AtomicBool>) -> Result<()> {
     stop.store(true, Ordering::SeqCst);
     let finished = finishing.join().map_err(|_| anyhow!("the finisher's thread had panicked"))?;
     gathered.and(finished)
+}
+
+/// Stops both parts of an instance when one of them ends.
+struct StopAll(Arc<AtomicBool>);
+
+impl Drop for StopAll {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Deletes what no window is made of any more, beside everything else. One that is not allowed to keeps the topic whole.
+fn trim<C>(shared: &Shared<C>, before: i64) {
+    let (kafka, partials) = (shared.settings.kafka.clone(), shared.partials.clone());
+    shared.runtime.spawn_blocking(move || {
+        if let Err(error) = admin::delete_before(&kafka, &partials, 0, before, TRIM_TIMEOUT) {
+            warn!(error = service::chain(&error), "partial states that are not needed any more were not deleted");
+        }
+    });
 }
 
 /// Returns how the finisher reaches Kafka: as a group of its own over the topic of partial states.
