@@ -2,6 +2,7 @@
 what one alone would have said."""
 
 import re
+from pathlib import Path
 
 import checks
 import service
@@ -61,11 +62,22 @@ def instances_04_wait_for_no_partition_that_is_silent(stage):
     group.finish()
 
 
+def instances_05_one_becomes_two(stage):
+    """What one instance alone left open is gathered again by two that share the work."""
+    group = Group(stage, "i05", records=12_000, alone=True)
+    group.load_until(500, per_second=600)
+    group.stop(0)
+    group.share()
+    group.start(0)
+    group.start(1)
+    group.finish()
+
+
 class Group:
     """Three instances of one group on one store, of which the first is running. `silent`: they read one more topic, which
-    holds nothing."""
+    holds nothing. `alone`: the first does everything, until they `share`."""
 
-    def __init__(self, stage, name: str, records: int, more=stages.AWAKE, silent=False):
+    def __init__(self, stage, name: str, records: int, more=stages.AWAKE, silent=False, alone=False):
         self.stage, self.scene = stage, stage.scene(name, records=records, more=more)
         inputs = ""
         if silent:
@@ -73,13 +85,23 @@ class Group:
             stage.broker.admin.create_topics([stages.NewTopic(topic, 2, 1)])[topic].result(30)
             inputs = f'[[inputs]]\ntopic = "{topic}"\nformat = "json_metrics"\n'
         self.services = [self.scene.bellwether, self.scene.service("store"), self.scene.service("store")]
-        for number, one in enumerate(self.services):
-            path = one.command[-1]
-            text = open(path).read()
-            text = text.replace('instance = "', f'instance = "{number}-')
-            text = text.replace("[kafka]\n", f'[kafka]\npartials_topic = "{self.scene.prefix}.partials"\n')
-            open(path, "w").write(text.replace("[store]\n", f"{inputs}[store]\n"))
+        self.configure("", inputs)
+        if not alone:
+            self.share()
         self.scene.start()
+
+    def configure(self, kafka: str, inputs: str):
+        """Puts more into the sections of every instance."""
+        for one in self.services:
+            path = Path(one.command[-1])
+            text = path.read_text().replace("[kafka]\n", f"[kafka]\n{kafka}")
+            path.write_text(text.replace("[store]\n", f"{inputs}[store]\n"))
+
+    def share(self):
+        self.configure(f'partials_topic = "{self.scene.prefix}.partials"\n', "")
+        for number, one in enumerate(self.services):
+            path = Path(one.command[-1])
+            path.write_text(path.read_text().replace('instance = "', f'instance = "{number}-'))
 
     def load_until(self, rows: int, per_second: int):
         self.scene.load(per_second)
