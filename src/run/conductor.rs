@@ -74,6 +74,8 @@ struct Conductor<F, E, C> {
     /// Partitions given up while effects waited: those must not go without the offsets that cover them.
     owed: BTreeSet<PartitionKey>,
     idleness: Idleness,
+    /// The number of the last flush.
+    flush: i64,
     flushed_at: Instant,
     moved: bool,
     memory: Memory,
@@ -92,6 +94,7 @@ pub fn conduct<F: Feed, E: Exit, C: Clock>(parts: Parts<F, E, C>, stop: Arc<Atom
         handed: BTreeMap::new(),
         owed: BTreeSet::new(),
         idleness: Idleness::default(),
+        flush: 0,
         flushed_at: now,
         moved: false,
         memory: Memory::new(now),
@@ -337,6 +340,8 @@ impl<F: Feed, E: Exit, C: Clock> Conductor<F, E, C> {
     /// Sends all effects on their way, with the offsets and the tick they cover.
     fn flush(&mut self) -> Result<()> {
         let now = self.parts.clock.now();
+        self.flush = Emitted::next_flush(self.flush, self.parts.clock.time_of_day());
+        let flush = self.flush;
         let core = &mut self.parts.core;
         let through = core.closed_loop.tick();
         let through_micros = through.unwrap_or(EventTime::MIN).max(core.emitted_before).as_micros();
@@ -349,7 +354,7 @@ impl<F: Feed, E: Exit, C: Clock> Conductor<F, E, C> {
                 partition: partition.key.1,
                 // What was emitted once stays emitted, however far back the store made us start.
                 next: partition.next.max(partition.done_before.effects),
-                metadata: Emitted { through_micros, topic_id: partition.topic_id.clone(), ..Emitted::default() }
+                metadata: Emitted { through_micros, topic_id: partition.topic_id.clone(), flush, ..Emitted::default() }
                     .to_metadata(),
             })
             .filter(|offset| offset.next >= 0)

@@ -78,14 +78,15 @@ impl Flush {
         // offsets tell.
         if again {
             kafka.reconnect()?;
-            if kafka.holds(&self.offsets)? {
-                return Ok(());
-            }
-            // A topic that was deleted takes no offset any more; the effects must not wait for one.
+            // A topic that was deleted takes no offset any more, and has lost what it had: the effects must not wait for one,
+            // and those of the other topics have to tell.
             let gone = kafka.gone(&self.offsets)?;
             if !gone.is_empty() {
                 warn!(topics = gone.join(", "), "offsets of topics that are gone are not committed");
                 self.offsets.retain(|offset| !gone.contains(&offset.topic));
+            }
+            if kafka.holds(&self.offsets)? {
+                return Ok(());
             }
         }
         kafka.commit(&self.records, &self.offsets)

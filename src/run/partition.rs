@@ -116,6 +116,9 @@ pub struct Emitted {
     /// The id of the topic the offset is of: one made again under its name begins anew.
     #[serde(rename = "t", default)]
     pub topic_id: String,
+    /// Tells the flush from every other: its offsets alone may be those of the one before, where partitions rested.
+    #[serde(rename = "n", default)]
+    pub flush: i64,
     /// Where instances share the work: of an input's partition, the time it has promised not to fall behind.
     #[serde(rename = "p", default, skip_serializing_if = "Option::is_none")]
     pub promised_micros: Option<i64>,
@@ -128,6 +131,11 @@ pub struct Emitted {
 }
 
 impl Emitted {
+    /// Numbers the flush after `last`: by the time of day, as another process goes on with the same offsets.
+    pub fn next_flush(last: i64, time_of_day: EventTime) -> i64 {
+        time_of_day.as_micros().max(last + 1)
+    }
+
     pub fn through(&self) -> EventTime {
         EventTime::from_micros(self.through_micros)
     }

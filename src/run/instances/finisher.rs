@@ -45,6 +45,8 @@ pub struct Finisher<F, E, C> {
     on_tick: OnTick,
     /// The work, while this instance has it.
     duty: Option<Duty>,
+    /// The number of the last flush.
+    flush: i64,
     flushed_at: Instant,
     gauges_at: Instant,
     trimmed_at: Instant,
@@ -84,6 +86,7 @@ impl<F: Feed, E: Exit, C: Clock> Finisher<F, E, C> {
             board,
             on_tick,
             duty: None,
+            flush: 0,
             flushed_at: now,
             gauges_at: now,
             trimmed_at: now,
@@ -255,7 +258,9 @@ impl<F: Feed, E: Exit, C: Clock> Finisher<F, E, C> {
         let needs_from = self.shared.runtime.block_on(duty.needs_from(&self.shared.store))?;
         duty.needed_from = needs_from;
         let frontier = |source| duty.core.engine.frontier_of(source).map(EventTime::as_micros);
+        self.flush = Emitted::next_flush(self.flush, self.shared.clock.time_of_day());
         let emitted = Emitted {
+            flush: self.flush,
             through_micros: through.unwrap_or(EventTime::MIN).max(duty.core.emitted_before).as_micros(),
             topic_id: duty.topic_id.clone(),
             needs_from: Some(needs_from),

@@ -45,6 +45,8 @@ pub struct Gatherer<F, E, C> {
     idleness: Idleness,
     frontiers: [Option<EventTime>; 2],
     asked_at: Instant,
+    /// The number of the last flush.
+    flush: i64,
     flushed_at: Instant,
     gauges_at: Instant,
     /// Whether an offset moved since the last flush.
@@ -65,6 +67,7 @@ impl<F: Feed, E: Exit, C: Clock> Gatherer<F, E, C> {
             idleness: Idleness::default(),
             frontiers: [None; 2],
             asked_at: now,
+            flush: 0,
             flushed_at: now,
             gauges_at: now,
             moved: false,
@@ -307,10 +310,12 @@ impl<F: Feed, E: Exit, C: Clock> Gatherer<F, E, C> {
     /// Sends what was gathered and said, with the offsets and the promises that it covers.
     fn flush(&mut self) -> Result<()> {
         self.core.promise(self.frontiers);
+        self.flush = Emitted::next_flush(self.flush, self.shared.clock.time_of_day());
         let (mut offsets, mut promises) = (Vec::new(), Vec::new());
         for partition in self.core.partitions.iter() {
             let promised_micros = partition.promised.map(EventTime::as_micros);
-            let emitted = Emitted { topic_id: partition.topic_id.clone(), promised_micros, ..Emitted::default() };
+            let (flush, topic_id) = (self.flush, partition.topic_id.clone());
+            let emitted = Emitted { flush, topic_id, promised_micros, ..Emitted::default() };
             let (topic, number) = (partition.key.0.to_string(), partition.key.1);
             promises.push(Promise {
                 topic: topic.clone(),
