@@ -29,6 +29,7 @@ use crate::stream::{Engine, Late, Source};
 use crate::telemetry::Telemetry;
 use crate::telemetry::instruments::Stage;
 
+use gather::Paths;
 pub use reload::Prepared;
 
 /// The name under which a view's table remembers its last window.
@@ -53,17 +54,6 @@ struct Trace {
     events: u32,
     partition: usize,
     offset: i64,
-}
-
-/// Where records in hand go to.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Paths {
-    store: bool,
-    windows: bool,
-}
-
-impl Paths {
-    const BOTH: Paths = Paths { store: true, windows: true };
 }
 
 pub struct Core {

@@ -3,13 +3,24 @@
 
 use anyhow::Result;
 
-use super::{Core, Paths, source_of};
+use super::{Core, source_of};
 use crate::ingest::Bounds;
 use crate::model::time::EventTime;
 use crate::run::incoming::Incoming;
 use crate::stream::Source;
 use crate::stream::partial::Increment;
 use crate::telemetry::instruments::Stage;
+
+/// Where records in hand go to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Paths {
+    pub store: bool,
+    pub windows: bool,
+}
+
+impl Paths {
+    pub const BOTH: Paths = Paths { store: true, windows: true };
+}
 
 impl Core {
     /// Takes in a batch of records, each accepted whole or refused whole. Partition by partition, as each has its own word
