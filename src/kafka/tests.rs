@@ -123,13 +123,10 @@ fn fill(broker: &EmbeddedBroker, topics: &[&str], partitions: i32, count: usize)
 
 #[test]
 fn reads_everything_from_where_the_receiver_says() {
-    let _ = tracing_subscriber::fmt().with_env_filter("debug").with_writer(std::io::stderr).try_init(); // TEMP
     let topics = ["a", "b"];
     let broker = EmbeddedBroker::start(&[("a", 3), ("b", 3)]).unwrap();
     fill(&broker, &topics, 3, 1700);
-    let mut dbg = broker.settings("readers", &topics); // TEMP
-    dbg.client.insert("debug".into(), std::env::var("DBG").unwrap_or("conf".into())); // TEMP
-    let (source, events) = Source::start(&dbg, 4).unwrap();
+    let (source, events) = Source::start(&broker.settings("readers", &topics), 4).unwrap();
     let mut seen = Seen::default();
     for (index, topic) in topics.iter().enumerate() {
         for partition in 0..3 {
