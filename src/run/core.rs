@@ -16,7 +16,7 @@ use tracing::debug;
 use super::closed_loop::ClosedLoop;
 use super::effects::{self, Topics};
 use super::incoming::{Incoming, Unreadable};
-use super::partition::{DoneBefore, Partition, Partitions, StoredAs};
+use super::partition::{DoneBefore, Finder, Partition, Partitions, StoredAs};
 use crate::ingest::{Bounds, Decoder, Feeds, Format, Record};
 use crate::kafka::sink::Outgoing;
 use crate::model::batch::Decoded;
@@ -241,18 +241,11 @@ impl Core {
         {
             let _decode = self.telemetry.stages.time(Stage::Decode);
             let mut tally = vec![(0u64, 0u64); self.inputs.len()];
-            let mut last: Option<(Arc<str>, i32, usize)> = None;
+            let mut finder = Finder::default();
             for message in batch {
-                let (topic, number) = (message.topic(), message.partition());
-                let at = match &last {
-                    Some((t, n, at)) if *n == number && Arc::ptr_eq(t, topic) => *at,
-                    _ => {
-                        // A partition given up since the record was fetched: its new owner reads it.
-                        let Some(at) = self.partitions.find(topic, number) else { continue };
-                        last = Some((topic.clone(), number, at));
-                        at
-                    }
-                };
+                // A partition given up since the record was fetched: its new owner reads it.
+                let found = finder.find(&self.partitions, message.topic(), message.partition());
+                let Some(at) = found else { continue };
                 self.decode(at, &message, bounds, &mut tally);
             }
             self.count(&tally);

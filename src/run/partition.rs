@@ -108,6 +108,23 @@ impl Partitions {
     }
 }
 
+/// Finds the partitions of records, which mostly come in runs: without a look into the map where one is as the last.
+#[derive(Default)]
+pub struct Finder(Option<(Arc<str>, i32, usize)>);
+
+impl Finder {
+    pub fn find(&mut self, partitions: &Partitions, topic: &Arc<str>, partition: i32) -> Option<usize> {
+        match &self.0 {
+            Some((last, number, at)) if *number == partition && Arc::ptr_eq(last, topic) => Some(*at),
+            _ => {
+                let at = partitions.find(topic, partition)?;
+                self.0 = Some((topic.clone(), partition, at));
+                Some(at)
+            }
+        }
+    }
+}
+
 /// What is committed with the offsets of the effect path: the watermark through which effects were emitted.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Emitted {

@@ -76,6 +76,8 @@ class Feed:
             "queue.buffering.max.messages": 200_000, "message.max.bytes": 8_000_000,
             # That a broker is away for minutes may be the test's own doing; what is not delivered at all, `flush` tells.
             "message.timeout.ms": 0, "log_level": 2,
+            # Back as soon as the service is: who delivers later than the idle timeout after an outage is late by right.
+            "reconnect.backoff.max.ms": 1000,
         })
         self.offsets = {}
         self.names, self.labels, self.ts, self.values = [], [], array("q"), array("d")

@@ -30,7 +30,7 @@ from stage import Stage
 
 ROOMS = (faults_effects, faults_input, faults_instances, faults_load, faults_reload, faults_controls)
 # These stop their broker, so none may play beside them; the controls come after them, for two lanes of like length.
-ALONE = ("fault_11", "fault_18", "control")
+ALONE = ("fault_11", "fault_18", "instances_06", "control")
 
 
 def faults() -> dict:

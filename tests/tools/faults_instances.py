@@ -2,6 +2,7 @@
 what one alone would have said."""
 
 import re
+import time
 from pathlib import Path
 
 import checks
@@ -73,12 +74,24 @@ def instances_05_one_becomes_two(stage):
     group.finish()
 
 
+def instances_06_broker_away_under_load(stage):
+    """The broker dies under all of them and comes back: what was on its way must not keep any of them from going on."""
+    # The members are missed later than the instances stop reading for what they cannot send.
+    group = Group(stage, "i06", records=14_000, client={"session.timeout.ms": "8000"})
+    group.start(1)
+    group.load_until(500, per_second=400)
+    stage.broker.kill()
+    time.sleep(12)  # The fault itself, longer than the group waits for a member.
+    stage.broker.restart()
+    group.finish()
+
+
 class Group:
     """Three instances of one group on one store, of which the first is running. `silent`: they read one more topic, which
     holds nothing. `alone`: the first does everything, until they `share`."""
 
-    def __init__(self, stage, name: str, records: int, more=stages.AWAKE, silent=False, alone=False):
-        self.stage, self.scene = stage, stage.scene(name, records=records, more=more)
+    def __init__(self, stage, name: str, records: int, more=stages.AWAKE, silent=False, alone=False, client=None):
+        self.stage, self.scene = stage, stage.scene(name, records=records, more=more, client=client)
         inputs = ""
         if silent:
             topic = f"{self.scene.prefix}.silent"

@@ -7,6 +7,7 @@ use super::{Core, source_of};
 use crate::ingest::Bounds;
 use crate::model::time::EventTime;
 use crate::run::incoming::Incoming;
+use crate::run::partition::Finder;
 use crate::stream::Source;
 use crate::stream::partial::Increment;
 use crate::telemetry::instruments::Stage;
@@ -27,20 +28,22 @@ impl Core {
     /// on what is late; and apart where one path has dealt with records before and the other has not.
     pub fn gather<M: Incoming>(&mut self, batch: impl Iterator<Item = M>, bounds: Bounds) -> Result<()> {
         let mut tally = vec![(0u64, 0u64); self.inputs.len()];
-        let mut in_hand: Option<(usize, Paths)> = None;
+        let (mut finder, mut in_hand) = (Finder::default(), None);
+        let mut decoding = None;
         for message in batch {
             // A partition given up since the record was fetched: its new owner reads it.
-            let Some(at) = self.partitions.find(message.topic(), message.partition()) else { continue };
-            let Some(partition) = self.partitions.get(at) else { continue };
-            let done = partition.done_before;
-            let paths =
-                Paths { store: !done.has_stored(message.offset()), windows: !done.has_windowed(message.offset()) };
+            let found = finder.find(&self.partitions, message.topic(), message.partition());
+            let Some((at, partition)) = found.and_then(|at| Some((at, self.partitions.get(at)?))) else { continue };
+            let (done, offset) = (partition.done_before, message.offset());
+            let paths = Paths { store: !done.has_stored(offset), windows: !done.has_windowed(offset) };
             if let Some((before, paths)) = in_hand.replace((at, paths)).filter(|before| *before != (at, paths)) {
+                drop(decoding.take());
                 self.hand_over_gathered(before, paths)?;
             }
-            let _decode = self.telemetry.stages.time(Stage::Decode);
+            decoding.get_or_insert_with(|| self.telemetry.stages.time(Stage::Decode));
             self.decode(at, &message, bounds, &mut tally);
         }
+        drop(decoding);
         self.count(&tally);
         in_hand.map_or(Ok(()), |(at, paths)| self.hand_over_gathered(at, paths))
     }

@@ -12,8 +12,7 @@ use tracing::{error, info, warn};
 
 use super::wire::{self, Letter, Promise};
 use super::{
-    GAUGES_INTERVAL, LAST_FLUSH, OFFSETS_INTERVAL, OUTBOX_MAX, Overtaken, PATIENCE, QUESTION_TIMEOUT, Shared,
-    commit_store,
+    GAUGES_INTERVAL, LAST_FLUSH, OFFSETS_INTERVAL, OUTBOX_MAX, PATIENCE, QUESTION_TIMEOUT, Shared, commit_store,
 };
 use crate::kafka::sink::Offset;
 use crate::kafka::source::{Assigned, BEGINNING, SourceEvent};
@@ -109,6 +108,10 @@ impl<F: Feed, E: Exit, C: Clock> Finisher<F, E, C> {
             self.duty.as_ref().map_or((0, 0), |duty| (duty.core.outbox_len(), duty.core.outbox_bytes()));
         let bytes_max = self.shared.settings.store.head_bytes_max;
         if waiting > OUTBOX_MAX || self.shared.store.head_bytes() + bytes > bytes_max {
+            let waited = self.shared.clock.now().duration_since(self.flushed_at);
+            if self.outlet.in_flight() && waited > LAST_FLUSH {
+                return Err(super::unsent(&mut self.outlet));
+            }
             self.shared.clock.wait(PATIENCE);
         } else if let Some(event) = self.source.next(PATIENCE)? {
             self.take(event)?;
@@ -309,15 +312,7 @@ impl<F: Feed, E: Exit, C: Clock> Finisher<F, E, C> {
             self.flush()?;
             self.settle(LAST_FLUSH)?;
         }
-        let landed = !self.outlet.in_flight();
-        if !landed {
-            self.outlet.call_off();
-        }
-        commit_store(&self.shared)?;
-        match landed {
-            true => Ok(()),
-            false => Err(Overtaken(format!("the last effects could not be sent within {LAST_FLUSH:?}")).into()),
-        }
+        super::come_to_rest(&self.shared, &mut self.outlet)
     }
 
     fn show_gauges(&mut self) {

@@ -87,6 +87,11 @@ impl<F: Feed, E: Exit, C: Clock> Gatherer<F, E, C> {
 
     fn turn(&mut self) -> Result<()> {
         if self.is_overfull() {
+            // The source is not listened to meanwhile, and may have to say that the membership is gone under which the
+            // flush is tried: it would never land.
+            if self.has_waited(LAST_FLUSH) {
+                return Err(super::unsent(&mut self.outlet));
+            }
             self.shared.clock.wait(PATIENCE);
         } else if let Some(event) = self.source.next(PATIENCE)? {
             self.take(event)?;
@@ -106,8 +111,14 @@ impl<F: Feed, E: Exit, C: Clock> Gatherer<F, E, C> {
     /// Tells whether records have to wait: for the store, or for Kafka, which has not taken what was gathered for long.
     fn is_overfull(&self) -> bool {
         let held = self.shared.store.head_bytes() + self.core.outbox_bytes();
-        let waits = self.outlet.in_flight() && self.shared.clock.now().duration_since(self.flushed_at) > UNSENT_MAX;
-        waits || held > self.shared.settings.store.head_bytes_max || self.core.outbox_len() > OUTBOX_MAX
+        self.has_waited(UNSENT_MAX)
+            || held > self.shared.settings.store.head_bytes_max
+            || self.core.outbox_len() > OUTBOX_MAX
+    }
+
+    /// Tells whether the flush on its way has been there for longer than this.
+    fn has_waited(&self, longer: Duration) -> bool {
+        self.outlet.in_flight() && self.shared.clock.now().duration_since(self.flushed_at) > longer
     }
 
     fn take(&mut self, event: SourceEvent<F::Batch>) -> Result<()> {
@@ -356,15 +367,7 @@ impl<F: Feed, E: Exit, C: Clock> Gatherer<F, E, C> {
             self.flush()?;
             self.settle(LAST_FLUSH)?;
         }
-        let landed = !self.outlet.in_flight();
-        if !landed {
-            self.outlet.call_off();
-        }
-        commit_store(&self.shared)?;
-        match landed {
-            true => Ok(()),
-            false => Err(Overtaken(format!("what was gathered could not be sent within {LAST_FLUSH:?}")).into()),
-        }
+        super::come_to_rest(&self.shared, &mut self.outlet)
     }
 
     fn show_gauges(&mut self) {

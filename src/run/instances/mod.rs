@@ -23,7 +23,7 @@ use tracing::warn;
 use super::clock::{Clock, WallClock};
 use super::core::Core;
 use super::feed::KafkaFeed;
-use super::outlet::Outlet;
+use super::outlet::{Exit, Outlet};
 use super::partition::Emitted;
 use super::service::{self, Board, Obstacles, OnTick};
 use super::settings::Settings;
@@ -192,6 +192,22 @@ fn frontiers(finish: &kafka::settings::Settings, partials: &str) -> Result<Front
         let said = metadata.get(&0).and_then(|metadata| Emitted::parse(metadata)?.frontiers_micros);
         Ok(said.unwrap_or_default().map(|micros| micros.map(EventTime::from_micros)))
     }))
+}
+
+/// Ends what a last flush began: the store takes what it holds, and a flush that has not landed is called off.
+///
+/// # Errors
+/// It has not landed. It must not be sent later, when the partitions may be somebody else's.
+fn come_to_rest<C: Clock>(shared: &Shared<C>, outlet: &mut impl Exit) -> Result<()> {
+    let unsent = outlet.in_flight().then(|| unsent(outlet));
+    commit_store(shared)?;
+    unsent.map_or(Ok(()), Err)
+}
+
+/// Calls off a flush that has not landed in time.
+fn unsent(outlet: &mut impl Exit) -> anyhow::Error {
+    outlet.call_off();
+    Overtaken(format!("what was in hand could not be sent within {LAST_FLUSH:?}")).into()
 }
 
 /// Commits the store, again and again where that may help: to go on with rows uncommitted would have them read, and
