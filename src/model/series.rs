@@ -8,7 +8,8 @@ mod texts;
 use std::fmt;
 use std::ops::Range;
 
-use hashbrown::{HashMap, HashTable};
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -127,9 +128,10 @@ pub struct Interner {
     first_value: Vec<usize>,
     values: Texts,
     families: Families,
-    by_id: HashTable<SeriesRef>,
-    /// By the bytes of a spelling, which unlike a `u128` need no padding beside the number.
-    memo: HashMap<[u8; 16], SeriesRef>,
+    /// With the id beside the number: looking for one must not reach into `ids` at random.
+    by_id: HashTable<(SeriesId, SeriesRef)>,
+    /// By spelling: a hash already, and as bytes, which unlike a `u128` need no padding beside the number.
+    memo: HashTable<([u8; 16], SeriesRef)>,
     /// Spellings remembered since the last [`Interner::mark`].
     fresh: Vec<u128>,
     series_max: usize,
@@ -148,7 +150,7 @@ impl Interner {
             values: Texts::default(),
             families: Families::default(),
             by_id: HashTable::new(),
-            memo: HashMap::new(),
+            memo: HashTable::new(),
             fresh: Vec::new(),
             series_max,
         }
@@ -192,12 +194,13 @@ impl Interner {
     }
 
     pub fn find(&self, id: SeriesId) -> Option<SeriesRef> {
-        self.by_id.find(id.hash(), |known| self.ids.get(known.0 as usize) == Some(&id)).copied()
+        self.by_id.find(id.hash(), |(known, _)| *known == id).map(|(_, number)| *number)
     }
 
     /// Returns the series that was remembered under this spelling.
     pub fn recall(&self, spelling: u128) -> Option<SeriesRef> {
-        self.memo.get(&spelling.to_le_bytes()).copied()
+        let bytes = spelling.to_le_bytes();
+        self.memo.find(spelling as u64, |(known, _)| *known == bytes).map(|(_, series)| *series)
     }
 
     /// Remembers that this spelling means that series.
@@ -205,7 +208,14 @@ impl Interner {
         if self.memo.len() >= self.series_max.saturating_mul(Self::SPELLINGS_PER_SERIES_MAX) {
             self.memo.clear();
         }
-        self.memo.insert(spelling.to_le_bytes(), series);
+        let bytes = spelling.to_le_bytes();
+        let hash = |(known, _): &([u8; 16], SeriesRef)| u128::from_le_bytes(*known) as u64;
+        match self.memo.entry(spelling as u64, |(known, _)| *known == bytes, hash) {
+            Entry::Occupied(mut known) => known.get_mut().1 = series,
+            Entry::Vacant(new) => {
+                new.insert((bytes, series));
+            }
+        }
         self.fresh.push(spelling);
     }
 
@@ -218,8 +228,8 @@ impl Interner {
     /// Forgets the series that came since the mark: a record that is refused brings none.
     pub fn rewind(&mut self, mark: usize) {
         for number in mark..self.ids.len() {
-            let same = |known: &SeriesRef| known.0 as usize == number;
-            if let Ok(entry) = self.by_id.find_entry(self.ids[number].hash(), same) {
+            let id = self.ids[number];
+            if let Ok(entry) = self.by_id.find_entry(id.hash(), |(known, _)| *known == id) {
                 entry.remove();
             }
         }
@@ -231,9 +241,10 @@ impl Interner {
         self.first_value.truncate(mark);
         self.families.rewind(mark);
         for spelling in self.fresh.drain(..) {
-            let spelling = spelling.to_le_bytes();
-            if self.memo.get(&spelling).is_some_and(|series| series.0 as usize >= mark) {
-                self.memo.remove(&spelling);
+            let bytes = spelling.to_le_bytes();
+            let gone = |(known, series): &([u8; 16], SeriesRef)| *known == bytes && series.0 as usize >= mark;
+            if let Ok(entry) = self.memo.find_entry(spelling as u64, gone) {
+                entry.remove();
             }
         }
     }
@@ -274,8 +285,7 @@ impl Interner {
         self.family_of.push(self.families.intern(described, number));
         self.first_value.push(self.values.len());
         described.labels.iter().for_each(|(_, value)| self.values.push(value));
-        let ids = &self.ids;
-        self.by_id.insert_unique(id.hash(), next, |known| ids[known.0 as usize].hash());
+        self.by_id.insert_unique(id.hash(), (id, next), |(known, _)| known.hash());
         next
     }
 }

@@ -30,9 +30,12 @@ pub(super) struct Encoded {
 /// Encodes rows as one file per day, or as one file where the table has no day.
 pub(super) fn encode(spec: &TableSpec, batches: &[RecordBatch]) -> Result<Vec<Encoded>, StoreError> {
     let failed = |source| StoreError::Encode { table: spec.name.clone(), source };
+    if spec.sort_by.is_empty() && spec.day_of.is_none() {
+        return Ok(vec![write(spec, None, batches)?]);
+    }
     let all = concat_batches(&spec.schema, batches).map_err(failed)?;
     let sorted = sort(spec, &all).map_err(failed)?;
-    split_by_day(spec, &sorted).map_err(failed)?.into_iter().map(|(day, rows)| write(spec, day, &rows)).collect()
+    split_by_day(spec, &sorted).map_err(failed)?.into_iter().map(|(day, rows)| write(spec, day, &[rows])).collect()
 }
 
 /// Returns a day as Delta writes a partition value.
@@ -93,13 +96,14 @@ fn split_by_day(spec: &TableSpec, batch: &RecordBatch) -> Result<Days, arrow::er
     days.into_iter().map(|(day, rows)| Ok((Some(day), take_record_batch(batch, &UInt32Array::from(rows))?))).collect()
 }
 
-fn write(spec: &TableSpec, day: Option<i64>, rows: &RecordBatch) -> Result<Encoded, StoreError> {
+fn write(spec: &TableSpec, day: Option<i64>, batches: &[RecordBatch]) -> Result<Encoded, StoreError> {
     let failed = |source| StoreError::Parquet { table: spec.name.clone(), source };
-    let mut bytes = Vec::with_capacity(rows.get_array_memory_size() / 4);
-    let mut writer = ArrowWriter::try_new(&mut bytes, rows.schema(), Some(properties(&spec.schema))).map_err(failed)?;
-    writer.write(rows).map_err(failed)?;
+    let mut bytes = Vec::with_capacity(batches.iter().map(RecordBatch::get_array_memory_size).sum::<usize>() / 4);
+    let properties = properties(&spec.schema);
+    let mut writer = ArrowWriter::try_new(&mut bytes, spec.schema.clone(), Some(properties)).map_err(failed)?;
+    batches.iter().try_for_each(|rows| writer.write(rows)).map_err(failed)?;
     writer.close().map_err(failed)?;
-    Ok(Encoded { bytes: bytes.into(), day, stats: statistics(rows).to_string() })
+    Ok(Encoded { bytes: bytes.into(), day, stats: statistics(&spec.schema, batches).to_string() })
 }
 
 /// Times are packed as differences, numbers split into byte streams, words kept in dictionaries; zstd over all.
@@ -139,37 +143,41 @@ fn without_bounds(
 }
 
 /// Returns row count and, of every plain column, the least and greatest value and the number of nulls.
-fn statistics(rows: &RecordBatch) -> Value {
+fn statistics(schema: &SchemaRef, batches: &[RecordBatch]) -> Value {
     let (mut least, mut greatest, mut nulls) = (Map::new(), Map::new(), Map::new());
-    for (field, column) in rows.schema().fields().iter().zip(rows.columns()) {
-        let Some((min, max)) = bounds(column) else { continue };
+    for (at, field) in schema.fields().iter().enumerate() {
+        let column = batches.iter().map(|rows| rows.column(at));
+        let Some((min, max)) = bounds(field.data_type(), column.clone()) else { continue };
         least.insert(field.name().clone(), min);
         greatest.insert(field.name().clone(), max);
-        nulls.insert(field.name().clone(), json!(column.null_count()));
+        nulls.insert(field.name().clone(), json!(column.map(|part| part.null_count()).sum::<usize>()));
     }
-    json!({ "numRecords": rows.num_rows(), "minValues": least, "maxValues": greatest, "nullCount": nulls })
+    let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+    json!({ "numRecords": rows, "minValues": least, "maxValues": greatest, "nullCount": nulls })
 }
 
-fn bounds(column: &ArrayRef) -> Option<(Value, Value)> {
+/// Returns the bounds of a column that comes in parts.
+fn bounds<'a>(of: &DataType, column: impl Iterator<Item = &'a ArrayRef> + Clone) -> Option<(Value, Value)> {
     use arrow::compute::{max, max_string, min, min_string};
-    match column.data_type() {
+    match of {
         DataType::Int64 => {
-            let values = column.as_primitive::<Int64Type>();
-            Some((json!(min(values)?), json!(max(values)?)))
+            let values = column.map(|part| part.as_primitive::<Int64Type>());
+            Some((json!(values.clone().filter_map(min).min()?), json!(values.filter_map(max).max()?)))
         }
         DataType::Float64 => {
             // NaN and infinities have no JSON; a file that holds them goes without bounds.
-            let values = column.as_primitive::<Float64Type>();
-            let (min, max) = (min(values)?, max(values)?);
+            let values = column.map(|part| part.as_primitive::<Float64Type>());
+            let min = values.clone().filter_map(min).min_by(f64::total_cmp)?;
+            let max = values.filter_map(max).max_by(f64::total_cmp)?;
             (min.is_finite() && max.is_finite()).then(|| (json!(min), json!(max)))
         }
         DataType::Timestamp(TimeUnit::Microsecond, _) => {
-            let values = column.as_primitive::<TimestampMicrosecondType>();
-            Some((time_text(min(values)?)?, time_text(max(values)?)?))
+            let values = column.map(|part| part.as_primitive::<TimestampMicrosecondType>());
+            Some((time_text(values.clone().filter_map(min).min()?)?, time_text(values.filter_map(max).max()?)?))
         }
         DataType::Utf8 => {
-            let values = column.as_string::<i32>();
-            let (min, max) = (min_string(values)?, max_string(values)?);
+            let values = column.map(|part| part.as_string::<i32>());
+            let (min, max) = (values.clone().filter_map(min_string).min()?, values.filter_map(max_string).max()?);
             // A bound may be cut short only with care; long ones are left out instead.
             (min.len() <= 64 && max.len() <= 64).then(|| (json!(min), json!(max)))
         }

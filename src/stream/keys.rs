@@ -18,7 +18,8 @@ struct Known {
     converter: RowConverter,
     /// The keys side by side in one buffer: there may be as many as there are series.
     rows: Rows,
-    numbers: HashTable<u32>,
+    /// By half of a key's hash, so that few keys are looked at that are another's, and none when the table grows.
+    numbers: HashTable<(u32, u32)>,
 }
 
 impl Keys {
@@ -86,14 +87,19 @@ impl Keys {
 impl Known {
     /// Returns the number of a key, giving it the next one where it is new.
     fn number(&mut self, row: Row<'_>) -> u32 {
-        let (rows, hash) = (&self.rows, xxh3_64(row.as_ref()));
-        if let Some(&known) = self.numbers.find(hash, |&number| rows.row(number as usize) == row) {
-            return known;
+        let (rows, half) = (&self.rows, xxh3_64(row.as_ref()) as u32);
+        let same = |&(known, number): &(u32, u32)| known == half && rows.row(number as usize) == row;
+        if let Some((_, known)) = self.numbers.find(spread(half), same) {
+            return *known;
         }
         let next = u32::try_from(rows.num_rows()).expect("a view's groups are bounded far below u32::MAX");
         self.rows.push(row);
-        let rows = &self.rows;
-        self.numbers.insert_unique(hash, next, |&number| xxh3_64(rows.row(number as usize).as_ref()));
+        self.numbers.insert_unique(spread(half), (half, next), |&(known, _)| spread(known));
         next
     }
+}
+
+/// Makes a hash for the table of half a one: it takes a bucket from the low bits, and tells those in it apart by the highest.
+fn spread(half: u32) -> u64 {
+    u64::from(half) << 32 | u64::from(half)
 }

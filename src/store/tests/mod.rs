@@ -116,16 +116,15 @@ async fn open_in_memory(
     Store::open_at(Location::parse(&settings)?.lock(None)?.wrapped(|_| objects), specs).await
 }
 
-/// Opens a store in a folder, on a simulated disk where one is given, with something between it and its objects.
+/// Opens a store, on a simulated disk where one is given, with something between it and its objects.
 pub(crate) async fn open_simulated(
-    folder: &std::path::Path,
+    settings: &Settings,
     specs: Vec<TableSpec>,
     disk: Option<Arc<simulated_disk::SimulatedDisk>>,
     faults: &Arc<faulty::Faults>,
 ) -> Result<Store, StoreError> {
-    let settings = Settings { url: folder.display().to_string(), ..Settings::default() };
     let disk = disk.map(|disk| disk as Arc<dyn Disk>);
-    Store::open_at(Location::parse(&settings)?.lock(disk)?.wrapped(|objects| faults.wrap(objects)), specs).await
+    Store::open_at(Location::parse(settings)?.lock(disk)?.wrapped(|objects| faults.wrap(objects)), specs).await
 }
 
 /// Returns the Parquet files below a folder, by name.
