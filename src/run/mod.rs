@@ -31,6 +31,7 @@ mod views;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -151,16 +152,20 @@ fn run_service(file: ConfigFile) -> Result<()> {
     let reread: reload::Reread = Arc::new(move || settings::Settings::of(&file.load()?));
     runtime()?.block_on(async {
         let (telemetry, interrupted) = (Telemetry::default(), interrupted().shared());
+        // A store that could never be opened is a mistake in the settings; one that could will be again.
+        let has_begun = Arc::new(AtomicBool::new(false));
         loop {
-            let hooks = service::Hooks { reread: Some(reread.clone()), ..Default::default() };
+            let begun = has_begun.clone();
+            let hooks = service::Hooks {
+                reread: Some(reread.clone()),
+                bound: Box::new(move |_| begun.store(true, Ordering::SeqCst)),
+                ..Default::default()
+            };
             let done = service::run(settings.clone(), telemetry.clone(), hooks, interrupted.clone()).await;
-            let shares = settings.partials_topic.is_some() && interrupted.peek().is_none();
+            let shares = settings.partials_topic.is_some() && has_begun.load(Ordering::SeqCst);
             match done {
-                Err(error) if shares && instances::may_start_anew(&error) => {
-                    warn!(
-                        error = format!("{error:#}"),
-                        "what this instance had is not its own any more; it starts anew"
-                    );
+                Err(error) if shares && interrupted.peek().is_none() && instances::may_start_anew(&error) => {
+                    warn!(error = format!("{error:#}"), "this instance starts anew");
                     tokio::time::sleep(ANEW_AFTER).await;
                 }
                 done => return done,

@@ -131,7 +131,7 @@ class Group:
         if not self.services[number].alive():
             return False
         tail = self.services[number].log_tail(100_000).rsplit("--- start", 1)[-1]
-        turns = re.findall(r"(this|another) instance closes the windows now|it (starts anew)", tail)
+        turns = re.findall(r"(this|another) instance closes the windows now|instance (starts anew)", tail)
         turns = ["".join(turn) for turn in turns]
         return bool(turns) and turns[-1] == "this"
 

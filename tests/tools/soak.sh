@@ -44,7 +44,7 @@ simulate() {
     local worlds=${SOAK_SIMULATIONS:-5000}
     echo "== $worlds simulations from seed $((seed * worlds))"
     ran=$((ran + 1))
-    BELLWETHER_SIM_FIRST=$((seed * worlds)) BELLWETHER_SIM_SEEDS=$worlds cargo test --locked --lib run::tests:: ||
+    BELLWETHER_SIM_FIRST=$((seed * worlds)) BELLWETHER_SIM_SEEDS=$worlds cargo test --locked --lib -- run::tests:: run::instances::tests:: ||
         failed+=("simulations from seed $((seed * worlds))")
 }
 

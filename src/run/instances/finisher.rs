@@ -97,13 +97,19 @@ impl<F: Feed, E: Exit, C: Clock> Finisher<F, E, C> {
         while !self.shared.is_stopped() {
             self.turn()?;
         }
+        self.end()
+    }
+
+    /// Sends what is in hand, and leaves the group.
+    pub(super) fn end(mut self) -> Result<()> {
         let done = self.send_all();
         drop(self.outlet);
         self.source.stop();
         done
     }
 
-    fn turn(&mut self) -> Result<()> {
+    /// Takes what the source has next, and does what is due.
+    pub(super) fn turn(&mut self) -> Result<()> {
         let (waiting, bytes) =
             self.duty.as_ref().map_or((0, 0), |duty| (duty.core.outbox_len(), duty.core.outbox_bytes()));
         let bytes_max = self.shared.settings.store.head_bytes_max;
@@ -290,7 +296,7 @@ impl<F: Feed, E: Exit, C: Clock> Finisher<F, E, C> {
                 let now = self.shared.clock.now();
                 if duty.needed_from > duty.deleted_before && now.duration_since(self.trimmed_at) >= TRIM_INTERVAL {
                     (self.trimmed_at, duty.deleted_before) = (now, duty.needed_from);
-                    super::trim(&self.shared, duty.needed_from);
+                    (self.shared.trim)(duty.needed_from);
                 }
                 Ok(())
             }

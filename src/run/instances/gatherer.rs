@@ -79,13 +79,19 @@ impl<F: Feed, E: Exit, C: Clock> Gatherer<F, E, C> {
         while !self.shared.is_stopped() {
             self.turn()?;
         }
+        self.end()
+    }
+
+    /// Sends what is in hand, and leaves the group.
+    pub(super) fn end(mut self) -> Result<()> {
         let done = self.send_all();
         drop(self.outlet);
         self.source.stop();
         done
     }
 
-    fn turn(&mut self) -> Result<()> {
+    /// Takes what the source has next, and does what is due.
+    pub(super) fn turn(&mut self) -> Result<()> {
         if self.is_overfull() {
             // The source is not listened to meanwhile, and may have to say that the membership is gone under which the
             // flush is tried: it would never land.

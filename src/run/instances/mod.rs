@@ -68,7 +68,9 @@ const QUESTION_TIMEOUT: Duration = Duration::from_secs(2);
 const QUEUE_BATCHES_MAX: usize = 8;
 
 /// Tells how far metrics and events have come, as the finisher last said.
-type Frontiers = Box<dyn FnMut() -> Result<[Option<EventTime>; 2]> + Send>;
+type Frontiers = Box<dyn FnMut() -> Result<[Option<EventTime>; 2]>>;
+/// Deletes the partial states before an offset, beside everything else.
+type Trim = Arc<dyn Fn(i64) + Send + Sync>;
 
 /// What both parts of an instance have in common.
 #[derive(Clone)]
@@ -82,6 +84,7 @@ struct Shared<C> {
     stop: Arc<AtomicBool>,
     /// The topic of partial states.
     partials: String,
+    trim: Trim,
     /// The name of this instance.
     instance: String,
 }
@@ -111,6 +114,7 @@ pub fn conduct(parts: Parts, stop: Arc<AtomicBool>) -> Result<()> {
     let Parts { settings, store, telemetry, obstacles, board, on_tick, core, partials, runtime } = parts;
     let instance = settings.config.service.instance.clone();
     let finish = for_finishing(&settings.kafka, &partials);
+    let trim = trim(settings.kafka.clone(), partials.clone(), runtime.clone());
     let shared = Shared {
         settings,
         store,
@@ -120,6 +124,7 @@ pub fn conduct(parts: Parts, stop: Arc<AtomicBool>) -> Result<()> {
         runtime,
         stop: stop.clone(),
         partials,
+        trim,
         instance,
     };
     let (source, outlet) = connect(&shared, shared.settings.kafka.clone(), true)?;
@@ -150,14 +155,16 @@ impl Drop for StopAll {
     }
 }
 
-/// Deletes what no window is made of any more, beside everything else. One that is not allowed to keeps the topic whole.
-fn trim<C>(shared: &Shared<C>, before: i64) {
-    let (kafka, partials) = (shared.settings.kafka.clone(), shared.partials.clone());
-    shared.runtime.spawn_blocking(move || {
-        if let Err(error) = admin::delete_before(&kafka, &partials, 0, before, TRIM_TIMEOUT) {
-            warn!(error = service::chain(&error), "partial states that are not needed any more were not deleted");
-        }
-    });
+/// One that is not allowed to delete keeps the topic whole.
+fn trim(kafka: kafka::settings::Settings, partials: String, runtime: Handle) -> Trim {
+    Arc::new(move |before| {
+        let (kafka, partials) = (kafka.clone(), partials.clone());
+        runtime.spawn_blocking(move || {
+            if let Err(error) = admin::delete_before(&kafka, &partials, 0, before, TRIM_TIMEOUT) {
+                warn!(error = service::chain(&error), "partial states that are not needed any more were not deleted");
+            }
+        });
+    })
 }
 
 /// Returns how the finisher reaches Kafka: as a group of its own over the topic of partial states.

@@ -12,10 +12,10 @@ use anyhow::Result;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use super::kafka::{Broken, CLUSTER, Delivered, Entry, SimulatedBatch, timed_out};
+use super::kafka::{Broken, Broker, CLUSTER, Delivered, Entry, SimulatedBatch, Who, timed_out};
 use super::log;
 use super::process::{Carrier, Committer};
-use super::world::{At, Shared, live};
+use super::world::{At, Shared, World, live};
 use crate::kafka::error::KafkaError;
 use crate::kafka::source::{Partition, Reply, SourceEvent};
 use crate::run::core::Prepared;
@@ -45,10 +45,89 @@ impl Reloader {
     }
 }
 
-/// Where a partition is read.
+/// The partitions that a member reads, and where.
+#[derive(Default)]
+pub struct Reading(BTreeMap<Partition, Held>);
+
 struct Held {
     next: i64,
     told_end: bool,
+}
+
+impl Reading {
+    pub fn begin(&mut self, partition: Partition, next: i64) {
+        self.0.insert(partition, Held { next, told_end: false });
+    }
+
+    pub fn end(&mut self, partitions: &[Partition]) {
+        self.0.retain(|partition, _| !partitions.contains(partition));
+    }
+
+    pub fn partitions(&self) -> Vec<Partition> {
+        self.0.keys().cloned().collect()
+    }
+
+    pub fn has(&self, partition: &Partition) -> bool {
+        self.0.contains_key(partition)
+    }
+
+    /// Tells whether a partition is read to its end, and that was said.
+    pub fn is_at_end(&self, partition: &Partition, broker: &Broker) -> bool {
+        self.0.get(partition).is_some_and(|held| held.told_end && held.next == broker.end(partition))
+    }
+
+    pub fn lag(&self, broker: &Broker) -> Vec<(Partition, i64)> {
+        self.0.iter().map(|(partition, held)| (partition.clone(), broker.end(partition) - held.next)).collect()
+    }
+
+    /// Returns what the logs have next, where chance lets it through.
+    pub fn read(&mut self, world: &mut World) -> Option<Event> {
+        if world.broker.is_away || world.happens(0.15) {
+            return None;
+        }
+        let at_end: Vec<Partition> = (self.0.iter())
+            .filter(|(partition, held)| !held.told_end && held.next == world.broker.end(partition))
+            .map(|(partition, _)| partition.clone())
+            .collect();
+        if !at_end.is_empty() && world.happens(0.3) {
+            let partition = at_end[world.below(at_end.len())].clone();
+            let held = self.0.get_mut(&partition).unwrap();
+            held.told_end = true;
+            return Some(SourceEvent::Eof { partition, position: held.next });
+        }
+        let mut batch = Vec::new();
+        let mut behind: Vec<Partition> = (self.0.iter())
+            .filter(|(partition, held)| held.next < world.broker.end(partition))
+            .map(|(partition, _)| partition.clone())
+            .collect();
+        for _ in 0..1 + world.below(2) {
+            if behind.is_empty() {
+                break;
+            }
+            let partition = behind.swap_remove(world.below(behind.len()));
+            let most = if world.happens(0.3) { 60 } else { 12 };
+            let mut left = 1 + world.below(most);
+            let held = self.0.get_mut(&partition).unwrap();
+            while left > 0 && held.next < world.broker.end(&partition) {
+                let (offset, entry) = (held.next, world.broker.log(&partition)[held.next as usize].clone());
+                match entry {
+                    Entry::Record(written) if written.is_damaged && !batch.is_empty() => break,
+                    Entry::Record(written) if written.is_damaged => {
+                        (held.next, held.told_end) = (offset + 1, false);
+                        let reason = "simulated".to_owned();
+                        return Some(SourceEvent::Unreadable { partition, offset, reason });
+                    }
+                    Entry::Record(written) => {
+                        batch.push(Delivered { partition: partition.clone(), offset, written });
+                        left -= 1;
+                    }
+                    Entry::Nothing => {}
+                }
+                (held.next, held.told_end) = (offset + 1, false);
+            }
+        }
+        (!batch.is_empty()).then(|| SourceEvent::Batch(SimulatedBatch(batch)))
+    }
 }
 
 /// How the life of a process ends, where it does not die.
@@ -71,7 +150,7 @@ pub struct SimulatedFeed {
     pub ending: Ending,
     /// How many processes there were before.
     pub start: u64,
-    held: BTreeMap<Partition, Held>,
+    held: Reading,
     asked: Option<(Vec<Partition>, Receiver<Vec<i64>>)>,
     giving_up: Option<Receiver<()>>,
     /// Turns until the next assignment, while partitions are elsewhere.
@@ -84,7 +163,10 @@ pub struct SimulatedFeed {
     closed: bool,
 }
 
-type Event = SourceEvent<SimulatedBatch>;
+pub type Event = SourceEvent<SimulatedBatch>;
+
+/// The one member there is.
+pub const THE_ONE: Who = 0;
 
 /// Far more turns than anything takes.
 const TURNS_MAX: usize = 20_000;
@@ -107,7 +189,7 @@ impl SimulatedFeed {
             reloader,
             ending,
             start,
-            held: BTreeMap::new(),
+            held: Reading::default(),
             asked: None,
             giving_up: None,
             back_in: Some(0),
@@ -125,13 +207,13 @@ impl SimulatedFeed {
             let starts = answer.try_recv().expect("an assignment is answered");
             assert_eq!(starts.len(), partitions.len(), "one start for each partition");
             let world = &mut *self.world.borrow_mut();
-            world.broker.member_of = world.broker.generation;
+            world.broker.members.insert(THE_ONE);
             for (partition, start) in partitions.into_iter().zip(starts) {
                 let broken = world.broker.broken;
                 let effects = world.broker.committed(&partition).filter(|_| broken == Broken::StartAtEffects);
                 let next = effects.unwrap_or(start).max(0);
                 world.tell(format!("{partition} is read from {next}"));
-                self.held.insert(partition, Held { next, told_end: false });
+                self.held.begin(partition, next);
             }
         }
         if let Some(answer) = self.giving_up.take() {
@@ -173,7 +255,7 @@ impl SimulatedFeed {
         if moves {
             if self.world.borrow_mut().happens(0.4) {
                 let world = &mut *self.world.borrow_mut();
-                world.broker.generation += 1;
+                world.broker.members.clear();
                 world.tell("the group goes on without us");
                 self.noticed_in = Some(world.below(6));
                 return None;
@@ -185,14 +267,14 @@ impl SimulatedFeed {
 
     fn revoke(&mut self, lost: bool) -> Event {
         self.committer.borrow_mut().drain();
-        let all: Vec<Partition> = self.held.keys().cloned().collect();
+        let all = self.held.partitions();
         let mut world = self.world.borrow_mut();
         // Some go to another member and come back with all the rest later.
         let some = !lost && world.happens(0.4);
         let partitions: Vec<Partition> =
             if some { all.into_iter().filter(|_| world.happens(0.5)).collect() } else { all };
         world.tell(format!("{} partitions are revoked, lost: {lost}", partitions.len()));
-        self.held.retain(|partition, _| !partitions.contains(partition));
+        self.held.end(&partitions);
         self.back_in = Some(world.below(6));
         let (done, answer) = Reply::new();
         self.giving_up = Some(answer);
@@ -202,7 +284,7 @@ impl SimulatedFeed {
     fn assign(&mut self) -> Event {
         let world = &mut *self.world.borrow_mut();
         let missing: Vec<Partition> =
-            world.broker.partitions().into_iter().filter(|partition| !self.held.contains_key(partition)).collect();
+            world.broker.partitions().into_iter().filter(|partition| !self.held.has(partition)).collect();
         let some = missing.len() > 1 && self.ending != Ending::Finishes && world.happens(0.1);
         let partitions: Vec<Partition> =
             if some { missing[..1 + world.below(missing.len() - 1)].to_vec() } else { missing };
@@ -216,62 +298,10 @@ impl SimulatedFeed {
         SourceEvent::Assigned { partitions: assigned, start }
     }
 
-    /// Returns what the logs have next, where chance lets it through.
-    fn read(&mut self) -> Option<Event> {
-        let world = &mut *self.world.borrow_mut();
-        if world.broker.is_away || world.happens(0.15) {
-            return None;
-        }
-        let at_end: Vec<Partition> = (self.held.iter())
-            .filter(|(partition, held)| !held.told_end && held.next == world.broker.end(partition))
-            .map(|(partition, _)| partition.clone())
-            .collect();
-        if !at_end.is_empty() && world.happens(0.3) {
-            let partition = at_end[world.below(at_end.len())].clone();
-            let held = self.held.get_mut(&partition).unwrap();
-            held.told_end = true;
-            return Some(SourceEvent::Eof { partition, position: held.next });
-        }
-        let mut batch = Vec::new();
-        let mut behind: Vec<Partition> = (self.held.iter())
-            .filter(|(partition, held)| held.next < world.broker.end(partition))
-            .map(|(partition, _)| partition.clone())
-            .collect();
-        for _ in 0..1 + world.below(2) {
-            if behind.is_empty() {
-                break;
-            }
-            let partition = behind.swap_remove(world.below(behind.len()));
-            let most = if world.happens(0.3) { 60 } else { 12 };
-            let mut left = 1 + world.below(most);
-            let held = self.held.get_mut(&partition).unwrap();
-            while left > 0 && held.next < world.broker.end(&partition) {
-                let (offset, entry) = (held.next, world.broker.log(&partition)[held.next as usize].clone());
-                match entry {
-                    Entry::Record(written) if written.is_damaged && !batch.is_empty() => break,
-                    Entry::Record(written) if written.is_damaged => {
-                        (held.next, held.told_end) = (offset + 1, false);
-                        let reason = "simulated".to_owned();
-                        return Some(SourceEvent::Unreadable { partition, offset, reason });
-                    }
-                    Entry::Record(written) => {
-                        batch.push(Delivered { partition: partition.clone(), offset, written });
-                        left -= 1;
-                    }
-                    Entry::Nothing => {}
-                }
-                (held.next, held.told_end) = (offset + 1, false);
-            }
-        }
-        (!batch.is_empty()).then(|| SourceEvent::Batch(SimulatedBatch(batch)))
-    }
-
     /// Tells whether everything written is read, and nothing more will be.
     fn is_drained(&self) -> bool {
         let world = self.world.borrow();
-        let read = |partition: &Partition| {
-            self.held.get(partition).is_some_and(|held| held.told_end && held.next == world.broker.end(partition))
-        };
+        let read = |partition: &Partition| self.held.is_at_end(partition, &world.broker);
         world.broker.unwritten.is_empty()
             && world.broker.second_life.is_empty()
             && world.broker.partitions().iter().all(read)
@@ -286,7 +316,7 @@ impl SimulatedFeed {
             let is_due = broker.unwritten.is_empty() && broker.second_life.keys().all(is_sent);
             if is_due { broker.second_life.keys().cloned().collect() } else { Vec::new() }
         };
-        if remade.is_empty() || !remade.iter().all(|partition| self.held.contains_key(partition)) {
+        if remade.is_empty() || !remade.iter().all(|partition| self.held.has(partition)) {
             return None;
         }
         let mut committer = self.committer.borrow_mut();
@@ -303,7 +333,7 @@ impl SimulatedFeed {
         let mut world = self.world.borrow_mut();
         world.broker.remake();
         world.tell("a topic is deleted and made again");
-        self.held.retain(|partition, _| !remade.contains(partition));
+        self.held.end(&remade);
         self.back_in = Some(world.below(6));
         let (done, answer) = Reply::new();
         self.giving_up = Some(answer);
@@ -377,7 +407,7 @@ impl Feed for SimulatedFeed {
         if self.stop.load(Ordering::SeqCst) {
             return Ok(None);
         }
-        Ok(self.upheaval().or_else(|| self.read()))
+        Ok(self.upheaval().or_else(|| self.held.read(&mut self.world.borrow_mut())))
     }
 
     fn cluster_id(&self, _timeout: Duration) -> Option<String> {
@@ -402,8 +432,7 @@ impl Feed for SimulatedFeed {
     }
 
     fn lag(&self) -> Vec<(Partition, i64)> {
-        let broker = &self.world.borrow().broker;
-        self.held.iter().map(|(partition, held)| (partition.clone(), broker.end(partition) - held.next)).collect()
+        self.held.lag(&self.world.borrow().broker)
     }
 
     fn stop(self) {}

@@ -1,7 +1,7 @@
-//! Kafka in memory: input logs with gaps, a group with its offsets, and transactions that land, fail, or are answered
-//! wrongly. Knows nothing of what the records mean.
+//! Kafka in memory: input logs with gaps, a topic of partial states, the offsets of groups, and transactions that land,
+//! fail, or are answered wrongly. Knows nothing of what the records mean.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,9 +15,14 @@ use crate::run::incoming::{Incoming, Records};
 use crate::run::outlet::Transactions;
 
 pub const CLUSTER: &str = "simulated";
+/// The topic of partial states, of one partition.
+pub const PARTIALS: &str = "partials";
+
+/// A member of a group, which is also a transactional producer. A process that is started again has new ones.
+pub type Who = usize;
 
 /// What a producer wrote.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Written {
     pub key: Option<Vec<u8>>,
     /// None is a tombstone.
@@ -25,6 +30,7 @@ pub struct Written {
     pub timestamp_ms: i64,
     /// Its batch does not unpack.
     pub is_damaged: bool,
+    pub headers: Vec<(String, Vec<u8>)>,
 }
 
 /// What has an offset.
@@ -54,6 +60,10 @@ pub enum Broken {
     BytesForgotten,
     /// The disk loses names that it was told to keep.
     NamesForgotten,
+    /// Who is no member any more may commit offsets all the same.
+    MembersKept,
+    /// A partition goes to its next member before the one that has it was asked.
+    PartitionsTaken,
 }
 
 pub struct Topic {
@@ -77,11 +87,13 @@ pub struct Broker {
     pub second_life: BTreeMap<Partition, VecDeque<Entry>>,
     /// What a reader of effects sees, in order.
     pub effects: Vec<Outgoing>,
+    /// What instances told the one that closes windows, and the first offset that is not deleted.
+    partials: Vec<Entry>,
+    pub partials_low: i64,
     committed: BTreeMap<Partition, (i64, String)>,
-    open: Option<Open>,
-    /// Of the group, and as the member knows it.
-    pub generation: u64,
-    pub member_of: u64,
+    open: BTreeMap<Who, Open>,
+    /// Whom their groups count in.
+    pub members: BTreeSet<Who>,
     pub is_away: bool,
     pub broken: Broken,
 }
@@ -92,9 +104,13 @@ impl Broker {
     }
 
     pub fn log(&self, partition: &Partition) -> &[Entry] {
+        if &*partition.topic == PARTIALS {
+            return &self.partials;
+        }
         &self.inputs[&partition.topic].logs[partition.partition as usize]
     }
 
+    /// Returns the partitions of the inputs.
     pub fn partitions(&self) -> Vec<Partition> {
         let of = |(topic, inputs): (&Arc<str>, &Topic)| {
             let topic = topic.clone();
@@ -117,6 +133,9 @@ impl Broker {
 
     /// Returns the id of a topic, as the process with this number is told it.
     pub fn topic_id(&self, topic: &Arc<str>, start: u64) -> String {
+        if &**topic == PARTIALS {
+            return format!("id-of-{PARTIALS}");
+        }
         let id = &self.inputs[topic].id;
         if self.broken == Broken::PositionsForgotten { format!("{id}-{start}") } else { id.clone() }
     }
@@ -131,7 +150,7 @@ impl Broker {
             partition: partition.partition,
             committed: committed.map(|(next, _)| *next),
             metadata: committed.map(|(_, metadata)| metadata.clone()).unwrap_or_default(),
-            low: 0,
+            low: if &*partition.topic == PARTIALS { self.partials_low } else { 0 },
             high: self.end(partition),
         }
     }
@@ -152,18 +171,40 @@ impl Broker {
         self.committed.get(partition).map(|(next, _)| *next)
     }
 
-    /// Ends what a producer left open, as the next one with its id makes the broker do.
+    /// Returns what was committed beside an offset.
+    pub fn metadata(&self, partition: &Partition) -> Option<&str> {
+        self.committed.get(partition).map(|(_, metadata)| metadata.as_str())
+    }
+
+    /// Ends what producers left open, as the next one with an id makes the broker do, or time.
     pub fn end_open(&mut self) {
-        if let Some(open) = self.open.take()
+        let all: Vec<Who> = self.open.keys().copied().collect();
+        all.into_iter().for_each(|who| self.end_open_of(who));
+    }
+
+    fn end_open_of(&mut self, who: Who) {
+        if let Some(open) = self.open.remove(&who)
             && open.lands
         {
-            self.land(&open.records, &open.offsets);
+            self.land_records(&open.records);
+            self.land_offsets(&open.offsets);
         }
     }
 
-    fn land(&mut self, records: &[Outgoing], offsets: &[Offset]) {
-        self.effects.extend_from_slice(records);
-        self.land_offsets(offsets);
+    fn land_records(&mut self, records: &[Outgoing]) {
+        for record in records {
+            if record.topic != PARTIALS {
+                self.effects.push(record.clone());
+                continue;
+            }
+            let Outgoing { key, payload, headers, .. } = record.clone();
+            let written = Written { key: Some(key), value: payload, headers, ..Written::default() };
+            self.partials.push(Entry::Record(Rc::new(written)));
+        }
+        if records.iter().any(|record| record.topic == PARTIALS) {
+            // The marker of the transaction.
+            self.partials.push(Entry::Nothing);
+        }
     }
 
     fn land_offsets(&mut self, offsets: &[Offset]) {
@@ -173,7 +214,7 @@ impl Broker {
     }
 
     fn is_gone(&self, offset: &Offset) -> bool {
-        let forgets = self.broken == Broken::PositionsForgotten;
+        let forgets = self.broken == Broken::PositionsForgotten || offset.topic == PARTIALS;
         !forgets && self.inputs.get(offset.topic.as_str()).is_none_or(|topic| topic.id != offset.topic_id)
     }
 }
@@ -187,7 +228,7 @@ pub fn timed_out(operation: &str) -> KafkaError {
 }
 
 /// The transactions of one producer.
-pub struct SimulatedTransactions<'a>(pub &'a Shared);
+pub struct SimulatedTransactions<'a>(pub &'a Shared, pub Who);
 
 impl SimulatedTransactions<'_> {
     fn answers(&self) -> Result<(), KafkaError> {
@@ -197,11 +238,12 @@ impl SimulatedTransactions<'_> {
     fn land(&self, records: &[Outgoing], offsets: &[Offset]) {
         let broken = self.0.borrow().broker.broken;
         if broken == Broken::OffsetsApart {
-            self.0.borrow_mut().broker.effects.extend_from_slice(records);
+            self.0.borrow_mut().broker.land_records(records);
             live(self.0, At::Landed);
             self.0.borrow_mut().broker.land_offsets(offsets);
         } else {
-            self.0.borrow_mut().broker.land(records, offsets);
+            self.0.borrow_mut().broker.land_records(records);
+            self.0.borrow_mut().broker.land_offsets(offsets);
             live(self.0, At::Landed);
         }
     }
@@ -221,9 +263,10 @@ impl SimulatedTransactions<'_> {
                 let lands = world.happens(0.5);
                 let broken = world.broker.broken;
                 if broken == Broken::AbortedRead && !lands {
-                    world.broker.effects.extend_from_slice(records);
+                    world.broker.land_records(records);
                 }
-                world.broker.open = Some(Open { records: records.to_vec(), offsets: offsets.to_vec(), lands });
+                let open = Open { records: records.to_vec(), offsets: offsets.to_vec(), lands };
+                world.broker.open.insert(self.1, open);
             }
             _ => return Err(fenced()),
         }
@@ -234,7 +277,7 @@ impl SimulatedTransactions<'_> {
 impl Transactions for SimulatedTransactions<'_> {
     fn reconnect(&mut self) -> Result<(), KafkaError> {
         self.answers()?;
-        self.0.borrow_mut().broker.end_open();
+        self.0.borrow_mut().broker.end_open_of(self.1);
         Ok(())
     }
 
@@ -246,11 +289,15 @@ impl Transactions for SimulatedTransactions<'_> {
         self.answers()?;
         {
             let broker = &self.0.borrow().broker;
-            assert!(broker.open.is_none(), "a producer that begins a transaction has ended the one before");
+            assert!(
+                !broker.open.contains_key(&self.1),
+                "a producer that begins a transaction has ended the one before"
+            );
             if offsets.iter().any(|offset| broker.is_gone(offset)) {
                 return Err(timed_out("commit an offset of a topic that is gone"));
             }
-            if !offsets.is_empty() && broker.member_of != broker.generation {
+            let is_member = broker.members.contains(&self.1) || broker.broken == Broken::MembersKept;
+            if !offsets.is_empty() && !is_member {
                 return Err(lost_group());
             }
         }
@@ -325,7 +372,7 @@ impl Incoming for &Delivered {
     }
 
     fn headers(&self) -> Vec<(&str, Option<&[u8]>)> {
-        Vec::new()
+        self.written.headers.iter().map(|(name, value)| (name.as_str(), Some(value.as_slice()))).collect()
     }
 }
 

@@ -126,7 +126,7 @@ pub fn close(broker: &mut Broker) {
 }
 
 fn record(value: Option<Vec<u8>>) -> Entry {
-    let written = Written { key: Some(b"key".to_vec()), value, timestamp_ms: DAWN / 1000, is_damaged: false };
+    let written = Written { key: Some(b"key".to_vec()), value, timestamp_ms: DAWN / 1000, ..Written::default() };
     Entry::Record(Rc::new(written))
 }
 
@@ -146,7 +146,7 @@ impl Writer {
                 }
                 14..15 => {
                     meaning.refused.push(place);
-                    let written = Written { key: None, value: None, timestamp_ms: DAWN / 1000, is_damaged: true };
+                    let written = Written { timestamp_ms: DAWN / 1000, is_damaged: true, ..Written::default() };
                     Entry::Record(Rc::new(written))
                 }
                 _ if is_numbers => self.numbers(place, newest, meaning),

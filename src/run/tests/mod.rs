@@ -4,14 +4,14 @@
 //! `BELLWETHER_SIM_SEEDS=5000` runs more of it, from `BELLWETHER_SIM_FIRST` on; `BELLWETHER_SIM_SEED=7` runs one seed, and
 //! tells its story.
 
-mod feed;
-mod kafka;
-mod log;
-mod model;
-mod outcome;
-mod process;
-mod simulation;
-mod world;
+pub(super) mod feed;
+pub(super) mod kafka;
+pub(super) mod log;
+pub(super) mod model;
+pub(super) mod outcome;
+pub(super) mod process;
+pub(super) mod simulation;
+pub(super) mod world;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -27,7 +27,7 @@ use simulation::{Plan, Simulated, simulate};
 const THREADS: usize = 2;
 
 /// Which seeds to try.
-fn seeds(default: u64) -> Range<u64> {
+pub(super) fn seeds(default: u64) -> Range<u64> {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
     let first = number("BELLWETHER_SIM_FIRST").unwrap_or(0);
     match number("BELLWETHER_SIM_SEED") {
@@ -61,7 +61,7 @@ fn undisturbed(plan: Plan, log: &Log) -> Result<Vec<String>, String> {
 }
 
 /// Runs `of` for every seed, on several threads; returns the failures by seed.
-fn for_each_seed(seeds: Range<u64>, of: impl Fn(u64) -> Result<(), String> + Sync) -> BTreeMap<u64, String> {
+pub(super) fn for_each_seed(seeds: Range<u64>, of: impl Fn(u64) -> Result<(), String> + Sync) -> BTreeMap<u64, String> {
     let (next, failures) = (AtomicU64::new(seeds.start), Mutex::new(BTreeMap::new()));
     std::thread::scope(|scope| {
         for _ in 0..THREADS {

@@ -12,7 +12,7 @@ use anyhow::Result;
 use futures::future::{BoxFuture, Either, FutureExt, select};
 use tokio::runtime::Handle;
 
-use super::kafka::SimulatedTransactions;
+use super::kafka::{SimulatedTransactions, Who};
 use super::world::{At, Shared, live};
 use crate::kafka::sink::Offset;
 use crate::model::time::EventTime;
@@ -111,6 +111,7 @@ impl Clock for SimulatedClock {
 /// A flush on its way: the real steps of the outlet, taken when chance says.
 pub struct Carrier {
     pub world: Shared,
+    who: Who,
     pub flush: Option<Flush>,
     pub again: bool,
     pub not_before: Duration,
@@ -119,14 +120,14 @@ pub struct Carrier {
 }
 
 impl Carrier {
-    pub fn new(world: Shared) -> Carrier {
-        Carrier { world, flush: None, again: false, not_before: Duration::ZERO, answer: None, failed: false }
+    pub fn new(world: Shared, who: Who) -> Carrier {
+        Carrier { world, who, flush: None, again: false, not_before: Duration::ZERO, answer: None, failed: false }
     }
 
     pub fn go_on(&mut self) {
         let now = self.world.borrow().elapsed();
         let Some(flush) = self.flush.as_mut().filter(|_| now >= self.not_before) else { return };
-        match flush.carry(self.again, &mut SimulatedTransactions(&self.world)) {
+        match flush.carry(self.again, &mut SimulatedTransactions(&self.world, self.who)) {
             Ok(()) => {
                 let at = |offset: &Offset| format!("{}[{}] {}", offset.topic, offset.partition, offset.next);
                 let offsets: Vec<String> = flush.offsets.iter().map(at).collect();

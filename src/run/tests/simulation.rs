@@ -15,7 +15,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::runtime::{Builder, Runtime};
 
-use super::feed::{Ending, Reloader, SimulatedFeed};
+use super::feed::{Ending, Reloader, SimulatedFeed, THE_ONE};
 use super::kafka::{Broken, CLUSTER};
 use super::log::{self, LATENESS, Log};
 use super::model;
@@ -203,7 +203,7 @@ impl Machine {
         let (store, core) = self.runtime.block_on(async {
             let engine = service::engine(&settings).await?;
             let specs = service::table_specs(&engine);
-            let store = open_simulated(&self.folder(), specs, self.disk.clone(), &self.faults).await?;
+            let store = open_simulated(&settings.store, specs, self.disk.clone(), &self.faults).await?;
             let store = Arc::new(store);
             let core = service::build_core(&settings, engine, &store, &telemetry).await?;
             anyhow::Ok((store, core))
@@ -220,11 +220,11 @@ impl Machine {
             running: None,
             failed: None,
         }));
-        let carrier = Rc::new(RefCell::new(Carrier::new(world.clone())));
+        let carrier = Rc::new(RefCell::new(Carrier::new(world.clone(), THE_ONE)));
         let stop = Arc::new(AtomicBool::new(false));
         {
             let broker = &mut world.borrow_mut().broker;
-            broker.generation += 1;
+            broker.members.clear();
             broker.is_away = false;
         }
         let (feeds, committing, carrying) = (world.clone(), committer.clone(), carrier.clone());
@@ -320,7 +320,7 @@ impl Machine {
 }
 
 /// Tells whether a process may end so without having died: after a restart all must be well.
-fn is_expected(error: &anyhow::Error) -> bool {
+pub fn is_expected(error: &anyhow::Error) -> bool {
     let passes = |error: &StoreError| error.retriable() || matches!(error, StoreError::Fenced { .. });
     let of_disk = |error: &StoreError| matches!(error, StoreError::Folder { .. } | StoreError::Sync { .. });
     let text = format!("{error:#}");

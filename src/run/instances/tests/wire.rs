@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{Int64Array, RecordBatch, StringArray};
 
-use super::wire::{self, Letter, Promise};
+use super::super::wire::{self, Letter, Promise};
 use crate::kafka::sink::Outgoing;
 use crate::model::time::EventTime;
 use crate::run::incoming::Incoming;
