@@ -1,6 +1,7 @@
 //! Series: a metric name with labels, interned once and then carried as a small number.
 
 mod family;
+mod memo;
 #[cfg(test)]
 mod tests;
 mod texts;
@@ -9,11 +10,11 @@ use std::fmt;
 use std::ops::Range;
 
 use hashbrown::HashTable;
-use hashbrown::hash_table::Entry;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 use family::Families;
+use memo::Memo;
 use texts::Texts;
 
 /// The name of a series across instances and restarts: a 64-bit hash of its name, sorted labels, kind and unit, stored as
@@ -130,8 +131,7 @@ pub struct Interner {
     families: Families,
     /// With the id beside the number: looking for one must not reach into `ids` at random.
     by_id: HashTable<(SeriesId, SeriesRef)>,
-    /// By spelling: a hash already, and as bytes, which unlike a `u128` need no padding beside the number.
-    memo: HashTable<([u8; 16], SeriesRef)>,
+    memo: Memo,
     /// Spellings remembered since the last [`Interner::mark`].
     fresh: Vec<u128>,
     series_max: usize,
@@ -150,7 +150,7 @@ impl Interner {
             values: Texts::default(),
             families: Families::default(),
             by_id: HashTable::new(),
-            memo: HashTable::new(),
+            memo: Memo::default(),
             fresh: Vec::new(),
             series_max,
         }
@@ -199,8 +199,7 @@ impl Interner {
 
     /// Returns the series that was remembered under this spelling.
     pub fn recall(&self, spelling: u128) -> Option<SeriesRef> {
-        let bytes = spelling.to_le_bytes();
-        self.memo.find(spelling as u64, |(known, _)| *known == bytes).map(|(_, series)| *series)
+        self.memo.get(spelling)
     }
 
     /// Remembers that this spelling means that series.
@@ -208,14 +207,7 @@ impl Interner {
         if self.memo.len() >= self.series_max.saturating_mul(Self::SPELLINGS_PER_SERIES_MAX) {
             self.memo.clear();
         }
-        let bytes = spelling.to_le_bytes();
-        let hash = |(known, _): &([u8; 16], SeriesRef)| u128::from_le_bytes(*known) as u64;
-        match self.memo.entry(spelling as u64, |(known, _)| *known == bytes, hash) {
-            Entry::Occupied(mut known) => known.get_mut().1 = series,
-            Entry::Vacant(new) => {
-                new.insert((bytes, series));
-            }
-        }
+        self.memo.insert(spelling, series);
         self.fresh.push(spelling);
     }
 
@@ -241,10 +233,8 @@ impl Interner {
         self.first_value.truncate(mark);
         self.families.rewind(mark);
         for spelling in self.fresh.drain(..) {
-            let bytes = spelling.to_le_bytes();
-            let gone = |(known, series): &([u8; 16], SeriesRef)| *known == bytes && series.0 as usize >= mark;
-            if let Ok(entry) = self.memo.find_entry(spelling as u64, gone) {
-                entry.remove();
+            if self.memo.get(spelling).is_some_and(|series| series.0 as usize >= mark) {
+                self.memo.remove(spelling);
             }
         }
     }

@@ -138,3 +138,29 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    /// Spellings of which many are looked for in the same slots.
+    #[test]
+    fn the_memo_is_a_map(steps in proptest::collection::vec((0u8..8, 0u32..90, 0u32..1000), 0..600)) {
+        let (mut memo, mut model) = (memo::Memo::default(), std::collections::HashMap::new());
+        for (what, one, series) in steps {
+            let spelling = u128::from(one % 5) << 6 | 62 | u128::from(one / 5) << 64;
+            match what {
+                0..5 => {
+                    memo.insert(spelling, SeriesRef(series));
+                    model.insert(spelling, SeriesRef(series));
+                }
+                _ => {
+                    memo.remove(spelling);
+                    model.remove(&spelling);
+                }
+            }
+            prop_assert_eq!(memo.len(), model.len());
+            for (spelling, series) in &model {
+                prop_assert_eq!(memo.get(*spelling), Some(*series));
+            }
+            prop_assert_eq!(memo.get(spelling), model.get(&spelling).copied());
+        }
+    }
+}
