@@ -134,7 +134,7 @@ impl Machine {
         for _ in 0..STEPS_MAX {
             self.turn().map_err(|error| format!("{error:?}"))?;
             let now = self.progress();
-            quiet = if now == before && self.away_for == 0 { quiet + 1 } else { 0 };
+            quiet = if now == before && self.is_calm() { quiet + 1 } else { 0 };
             before = now;
             if quiet < QUIET_STEPS || self.mishaps_left > 0 {
                 continue;
@@ -150,6 +150,11 @@ impl Machine {
             log::close(&mut self.world.borrow_mut().broker);
         }
         Err(format!("still not done after {STEPS_MAX} steps"))
+    }
+
+    /// Tells whether everybody there is goes on.
+    fn is_calm(&self) -> bool {
+        self.away_for == 0 && self.dead.is_empty() && self.instances.iter().all(|one| one.frozen == 0)
     }
 
     /// Tells how far everything has come.
