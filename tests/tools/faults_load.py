@@ -46,13 +46,13 @@ def fault_18_outage_longer_than_the_idle_timeout(stage):
     """Partitions that cannot be read are not idle: windows must wait for what their producers could not deliver."""
     # The group keeps its member meanwhile, as it does through a short outage by default.
     scene = stage.scene(
-        "f18b", records=15_000, client={"session.timeout.ms": "45000"}, more='[stream]\nidle_timeout = "4s"\n'
+        "f18b", records=15_000, client={"session.timeout.ms": "45000"}, more='[stream]\nidle_timeout = "8s"\n'
     )
     scene.start()
     scene.load(per_second=600)
     scene.expect("rows in the store", lambda: checks.rows_of(scene.store, "samples") > 500, 30)
     stage.broker.kill()
-    sleep_awake(scene, 8)
+    sleep_awake(scene, 12)
     stage.broker.restart()
     scene.finish()
 

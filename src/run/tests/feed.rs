@@ -12,7 +12,7 @@ use anyhow::Result;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use super::kafka::{Broken, Broker, CLUSTER, Delivered, Entry, SimulatedBatch, Who, timed_out};
+use super::kafka::{Broken, Broker, CLUSTER, Delivered, Entry, SimulatedBatch, Who};
 use super::log;
 use super::process::{Carrier, Committer};
 use super::world::{At, Shared, World, live};
@@ -415,16 +415,11 @@ impl Feed for SimulatedFeed {
     }
 
     fn partition_count(&self, topic: &str, _timeout: Duration) -> Result<usize, KafkaError> {
-        let broker = &self.world.borrow().broker;
-        if broker.is_away {
-            return Err(timed_out("ask for partitions"));
-        }
-        Ok(broker.inputs.get(topic).map_or(0, |topic| topic.logs.len()))
+        self.world.borrow().broker.partition_count(topic)
     }
 
     fn ends_at(&self, partition: &Partition, position: i64, _timeout: Duration) -> bool {
-        let broker = &self.world.borrow().broker;
-        !broker.is_away && broker.end(partition) <= position
+        self.world.borrow().broker.ends_at(partition, position)
     }
 
     fn answers(&self, _topic: &str, _timeout: Duration) -> bool {

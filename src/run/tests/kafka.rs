@@ -110,6 +110,19 @@ impl Broker {
         &self.inputs[&partition.topic].logs[partition.partition as usize]
     }
 
+    /// Answers for the number of partitions of an input.
+    pub fn partition_count(&self, topic: &str) -> Result<usize, KafkaError> {
+        match self.is_away {
+            true => Err(timed_out("ask for partitions")),
+            false => Ok(self.inputs.get(topic).map_or(0, |topic| topic.logs.len())),
+        }
+    }
+
+    /// Says whether nothing stands behind a position.
+    pub fn ends_at(&self, partition: &Partition, position: i64) -> bool {
+        !self.is_away && self.end(partition) <= position
+    }
+
     /// Returns the partitions of the inputs.
     pub fn partitions(&self) -> Vec<Partition> {
         let of = |(topic, inputs): (&Arc<str>, &Topic)| {

@@ -17,7 +17,7 @@ use crate::model::time::EventTime;
 use crate::run::clock::Clock;
 use crate::run::feed::Feed;
 use crate::run::tests::feed::{Event, Reading};
-use crate::run::tests::kafka::{Broken, CLUSTER, SimulatedBatch, Who, timed_out};
+use crate::run::tests::kafka::{Broken, CLUSTER, SimulatedBatch, Who};
 use crate::run::tests::process::Carrier;
 use crate::run::tests::world::{At, Shared, World, live};
 
@@ -209,16 +209,11 @@ impl Feed for GroupFeed {
     }
 
     fn partition_count(&self, topic: &str, _timeout: Duration) -> Result<usize, KafkaError> {
-        let broker = &self.world.borrow().broker;
-        match broker.is_away {
-            true => Err(timed_out("ask for partitions")),
-            false => Ok(broker.inputs.get(topic).map_or(0, |topic| topic.logs.len())),
-        }
+        self.world.borrow().broker.partition_count(topic)
     }
 
     fn ends_at(&self, partition: &Partition, position: i64, _timeout: Duration) -> bool {
-        let broker = &self.world.borrow().broker;
-        !broker.is_away && broker.end(partition) <= position
+        self.world.borrow().broker.ends_at(partition, position)
     }
 
     fn answers(&self, _topic: &str, _timeout: Duration) -> bool {
