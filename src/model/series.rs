@@ -129,8 +129,8 @@ pub struct Interner {
     first_value: Vec<usize>,
     values: Texts,
     families: Families,
-    /// With half of the id: looking for one must not reach into `ids` at random.
-    by_id: HashTable<(u32, SeriesRef)>,
+    /// With the id beside the number: looking for one must not reach into `ids` at random.
+    by_id: HashTable<(SeriesId, SeriesRef)>,
     memo: Memo,
     /// Spellings remembered since the last [`Interner::mark`].
     fresh: Vec<u128>,
@@ -194,9 +194,7 @@ impl Interner {
     }
 
     pub fn find(&self, id: SeriesId) -> Option<SeriesRef> {
-        let same =
-            |&(half, number): &(u32, SeriesRef)| half == id.half() && self.ids.get(number.0 as usize) == Some(&id);
-        self.by_id.find(spread(id.half()), same).map(|(_, number)| *number)
+        self.by_id.find(id.hash(), |(known, _)| *known == id).map(|(_, number)| *number)
     }
 
     /// Returns the series that was remembered under this spelling.
@@ -222,8 +220,8 @@ impl Interner {
     /// Forgets the series that came since the mark: a record that is refused brings none.
     pub fn rewind(&mut self, mark: usize) {
         for number in mark..self.ids.len() {
-            let same = |(_, known): &(u32, SeriesRef)| known.0 as usize == number;
-            if let Ok(entry) = self.by_id.find_entry(spread(self.ids[number].half()), same) {
+            let id = self.ids[number];
+            if let Ok(entry) = self.by_id.find_entry(id.hash(), |(known, _)| *known == id) {
                 entry.remove();
             }
         }
@@ -277,22 +275,16 @@ impl Interner {
         self.family_of.push(self.families.intern(described, number));
         self.first_value.push(self.values.len());
         described.labels.iter().for_each(|(_, value)| self.values.push(value));
-        self.by_id.insert_unique(spread(id.half()), (id.half(), next), |(half, _)| spread(*half));
+        self.by_id.insert_unique(id.hash(), (id, next), |(known, _)| known.hash());
         next
     }
 }
 
 impl SeriesId {
-    /// An id is a hash already, and half of it will do to look it up by.
-    fn half(self) -> u32 {
-        self.0 as u32
+    /// An id is a hash already.
+    fn hash(self) -> u64 {
+        self.0 as u64
     }
-}
-
-/// Makes a hash for a table of half a hash: the table takes a bucket from the low bits, and tells those in it apart by the
-/// highest.
-pub fn spread(half: u32) -> u64 {
-    u64::from(half) << 32 | u64::from(half)
 }
 
 /// Returns the id of a series: XXH3-64 over its name and sorted labels, every part preceded by its length, and over its

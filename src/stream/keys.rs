@@ -7,8 +7,6 @@ use arrow::row::{Row, RowConverter, Rows, SortField};
 use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::model::series::spread;
-
 /// The combinations of key values a view has seen, numbered from zero.
 pub(super) struct Keys {
     /// None where the view groups by its window alone: then there is one key, number zero.
@@ -18,8 +16,8 @@ pub(super) struct Keys {
 struct Known {
     width: usize,
     converter: RowConverter,
-    /// The keys side by side, in pieces of [`PIECE`]: there may be as many as there are series.
-    rows: Vec<Rows>,
+    /// The keys side by side in one buffer: there may be as many as there are series.
+    rows: Rows,
     /// By half of a key's hash, so that few keys are looked at that are another's, and none when the table grows.
     numbers: HashTable<(u32, u32)>,
 }
@@ -30,7 +28,14 @@ impl Keys {
             return Ok(Keys { known: None });
         }
         let converter = RowConverter::new(types.iter().map(|of| SortField::new(of.clone())).collect())?;
-        Ok(Keys { known: Some(Known { width: types.len(), rows: Vec::new(), converter, numbers: HashTable::new() }) })
+        Ok(Keys {
+            known: Some(Known {
+                width: types.len(),
+                rows: converter.empty_rows(0, 0),
+                converter,
+                numbers: HashTable::new(),
+            }),
+        })
     }
 
     /// Returns the number of each row's key. All columns have `rows` rows.
@@ -42,14 +47,14 @@ impl Keys {
 
     /// Returns the values behind some numbers, a column per key.
     pub fn columns(&self, numbers: &[u32]) -> Result<Vec<ArrayRef>, ArrowError> {
-        let Some(known) = &self.known else { return Ok(Vec::new()) };
-        known.converter.convert_rows(numbers.iter().map(|&number| row(&known.rows, number)))
+        let Some(Known { converter, rows, .. }) = &self.known else { return Ok(Vec::new()) };
+        converter.convert_rows(numbers.iter().map(|&number| rows.row(number as usize)))
     }
 
     /// Sorts numbers by the values behind them, so that a window's rows come in one order whatever came first.
     pub fn sort(&self, numbers: &mut [(u32, usize)]) {
         if let Some(Known { rows, .. }) = &self.known {
-            numbers.sort_by_cached_key(|(number, _)| row(rows, *number));
+            numbers.sort_by_cached_key(|(number, _)| rows.row(*number as usize));
         }
     }
 
@@ -59,50 +64,42 @@ impl Keys {
     }
 
     pub fn len(&self) -> usize {
-        self.known.as_ref().map_or(0, |known| known.numbers.len())
+        self.known.as_ref().map_or(0, |known| known.rows.num_rows())
     }
 
     pub fn bytes(&self) -> usize {
-        let of = |known: &Known| known.rows.iter().map(Rows::size).sum::<usize>() + known.numbers.allocation_size();
-        self.known.as_ref().map_or(0, of)
+        self.known.as_ref().map_or(0, |known| known.rows.size() + known.numbers.allocation_size())
     }
 
     /// Keeps only the keys that are in use and returns the new number of each old one.
     pub fn compact(&mut self, used: &[u32]) -> Vec<Option<u32>> {
         let mut renumbered = vec![None; self.len()];
         let Some(known) = &mut self.known else { return renumbered };
-        let old = std::mem::take(&mut known.rows);
+        let old = std::mem::replace(&mut known.rows, known.converter.empty_rows(0, 0));
         known.numbers.clear();
         for &number in used {
-            renumbered[number as usize] = Some(known.number(row(&old, number)));
+            renumbered[number as usize] = Some(known.number(old.row(number as usize)));
         }
         renumbered
     }
 }
 
-const PIECE: usize = 1 << 14;
-
-/// Returns the key with a number.
-fn row(pieces: &[Rows], number: u32) -> Row<'_> {
-    pieces[number as usize / PIECE].row(number as usize % PIECE)
-}
-
 impl Known {
     /// Returns the number of a key, giving it the next one where it is new.
-    fn number(&mut self, key: Row<'_>) -> u32 {
-        let (rows, half) = (&self.rows, xxh3_64(key.as_ref()) as u32);
-        let same = |&(known, number): &(u32, u32)| known == half && row(rows, number) == key;
+    fn number(&mut self, row: Row<'_>) -> u32 {
+        let (rows, half) = (&self.rows, xxh3_64(row.as_ref()) as u32);
+        let same = |&(known, number): &(u32, u32)| known == half && rows.row(number as usize) == row;
         if let Some((_, known)) = self.numbers.find(spread(half), same) {
             return *known;
         }
-        let next = u32::try_from(self.numbers.len()).expect("a view's groups are bounded far below u32::MAX");
-        if self.numbers.len().is_multiple_of(PIECE) {
-            self.rows.push(self.converter.empty_rows(0, 0));
-        }
-        if let Some(last) = self.rows.last_mut() {
-            last.push(key);
-        }
+        let next = u32::try_from(rows.num_rows()).expect("a view's groups are bounded far below u32::MAX");
+        self.rows.push(row);
         self.numbers.insert_unique(spread(half), (half, next), |&(known, _)| spread(known));
         next
     }
+}
+
+/// Makes a hash for the table of half a one: it takes a bucket from the low bits, and tells those in it apart by the highest.
+fn spread(half: u32) -> u64 {
+    u64::from(half) << 32 | u64::from(half)
 }

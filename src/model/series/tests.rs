@@ -164,18 +164,3 @@ proptest! {
         }
     }
 }
-
-#[test]
-fn texts_are_kept_and_forgotten_across_their_pieces() {
-    let text = |number: usize| "x".repeat(number % 7) + &number.to_string();
-    let mut texts = Texts::default();
-    (0..40_000).for_each(|number| texts.push(&text(number)));
-    for len in [40_000, 32_769, 32_768, 32_767, 16_384, 16_383, 1, 0] {
-        texts.truncate(len);
-        assert_eq!((texts.len(), texts.get(len)), (len, None));
-        let last = len.checked_sub(1);
-        assert_eq!(last.and_then(|last| texts.get(last)).map(str::to_owned), last.map(text));
-        texts.push("again");
-        assert_eq!((texts.get(len), texts.get(len / 2).is_some()), (Some("again"), true));
-    }
-}
