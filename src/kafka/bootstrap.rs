@@ -12,8 +12,9 @@ use tracing::warn;
 
 use super::native::{Native, name};
 
-/// How often a client is looked at.
+/// How often a client is looked at, at first and at most.
 const INTERVAL: Duration = Duration::from_millis(500);
+const INTERVAL_MAX: Duration = Duration::from_secs(8);
 
 /// Watches over what one client knows of its cluster.
 pub(super) struct Bootstrap {
@@ -21,28 +22,35 @@ pub(super) struct Bootstrap {
     brokers: CString,
     knew_any: bool,
     looked_at: Instant,
+    interval: Duration,
 }
 
 impl Bootstrap {
     /// `brokers`: those of the settings, separated by commas.
     pub(super) fn new(role: &'static str, brokers: &str) -> Bootstrap {
-        Bootstrap { role, brokers: name(brokers), knew_any: false, looked_at: Instant::now() }
+        Bootstrap { role, brokers: name(brokers), knew_any: false, looked_at: Instant::now(), interval: INTERVAL }
     }
 
     /// Gives a client the brokers of the settings again, once it has lost all that it learned. Asks no broker.
     pub(super) fn mend(&mut self, client: *mut ffi::rd_kafka_t) {
-        if self.looked_at.elapsed() < INTERVAL {
+        if self.looked_at.elapsed() < self.interval {
             return;
         }
         self.looked_at = Instant::now();
-        let knows_any = knows_any(client);
-        if self.knew_any && !knows_any {
-            warn!(role = self.role, "the kafka cluster named no broker; going back to those of the settings");
+        if knows_any(client) {
+            (self.knew_any, self.interval) = (true, INTERVAL);
+        } else if self.knew_any {
+            if self.interval == INTERVAL {
+                warn!(role = self.role, "the kafka cluster named no broker; going back to those of the settings");
+            }
+            // Again and again, less and less often: a broker that is learned from the answer to another question takes
+            // those of the settings along when it goes, and may come and go between two looks. Those that are still
+            // there are found and kept.
             // SAFETY: the client and the names are alive over the call, which copies the names.
             unsafe { ffi::rd_kafka_brokers_add(client, self.brokers.as_ptr()) };
+            // The client remembers every call, for as long as it lives.
+            self.interval = (self.interval * 2).min(INTERVAL_MAX);
         }
-        // Added once: from there librdkafka goes on by itself, as it did at its start.
-        self.knew_any = knows_any;
     }
 }
 
