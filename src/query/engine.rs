@@ -35,6 +35,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 
+use super::corrected::{self, EMITTED};
 use super::error::QueryError;
 use super::{register_functions, statement};
 
@@ -331,12 +332,21 @@ impl Planner {
         let set_up = |source| QueryError::SetUp { source };
         catalog.register_schema(SCHEMA, schema.clone()).map_err(set_up)?;
         catalogs.register_catalog(CATALOG.to_owned(), catalog);
-        for (name, table) in (self.pin)() {
+        let tables = (self.pin)();
+        let newest = corrected::newest(&tables);
+        for (name, table) in tables {
+            let is_corrected = newest.iter().any(|(corrected, _)| *corrected == name);
+            let name = if is_corrected { format!("{name}{EMITTED}") } else { name };
             schema.register_table(name, table).map_err(set_up)?;
         }
         let state = SessionStateBuilder::new_from_existing(self.base.clone()).with_catalog_list(catalogs).build();
         let is_listing = reads.contains(INFORMATION_SCHEMA);
         let wanted = self.wanted_views(reads);
+        for (name, sql) in newest.iter().filter(|(name, _)| is_listing || wanted.contains(name.as_str())) {
+            let plan = state.create_logical_plan(sql).await.map_err(set_up)?;
+            let table = Arc::new(ViewTable::new(plan, Some(sql.clone())));
+            schema.register_table(name.clone(), table).map_err(set_up)?;
+        }
         for view in &self.views {
             let is_wanted = wanted.contains(view.name.as_str());
             if (is_wanted || is_listing) && !schema.table_exist(&view.name) {
@@ -353,6 +363,7 @@ impl Planner {
         }
         let mut names = schema.table_names();
         names.extend(self.views.iter().map(|view| view.name.clone()));
+        names.extend(newest.into_iter().map(|(name, _)| name));
         Ok((state, names))
     }
 

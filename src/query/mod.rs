@@ -2,12 +2,14 @@
 //!
 //! Read-only. Knows tables only as `TableProvider`s handed in; knows nothing of how they are stored or filled.
 
+mod corrected;
 pub mod engine;
 pub mod error;
 pub mod format;
 pub mod functions;
 pub mod statement;
 
+pub use corrected::{CORRECTED, EMITTED, REVISION, WITHDRAWN};
 pub use engine::{Answer, Engine, Pin, Settings};
 pub use error::QueryError;
 

@@ -265,7 +265,7 @@ impl<F: Feed, E: Exit, C: Clock> Conductor<F, E, C> {
             let name = StoredAs { app, topic_id: partition.topic_id.clone() };
             self.parts.core.assign(key.clone(), name, start, done_before)?;
             let Parts { core, store, runtime, .. } = &mut self.parts;
-            runtime.block_on(resume::unsent_late(core, store, &key, done_before))?;
+            runtime.block_on(resume::late_before_reading(core, store, &key, done_before))?;
             self.owed.remove(&key);
             starts.push(start);
             emitted = emitted_for.map_or(emitted, |e| emitted.max(e.through()));

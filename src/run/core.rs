@@ -16,7 +16,7 @@ use tracing::debug;
 use super::closed_loop::ClosedLoop;
 use super::effects::{self, Topics};
 use super::incoming::{Incoming, Unreadable};
-use super::partition::{DoneBefore, Finder, Partition, Partitions, StoredAs};
+use super::partition::{DoneBefore, Finder, Held, HeldPartition, Partition, Partitions, StoredAs};
 use crate::ingest::{Bounds, Decoder, Feeds, Format, Record};
 use crate::kafka::sink::Outgoing;
 use crate::model::batch::Decoded;
@@ -64,6 +64,8 @@ pub struct Core {
     pub engine: Engine,
     pub closed_loop: ClosedLoop,
     pub partitions: Partitions,
+    /// What others see of them.
+    pub held: Held,
     store: Arc<Store>,
     topics: Topics,
     telemetry: Telemetry,
@@ -107,6 +109,7 @@ impl Core {
             engine,
             closed_loop,
             partitions: Partitions::default(),
+            held: Held::default(),
             store,
             topics,
             telemetry,
@@ -131,7 +134,8 @@ impl Core {
         let input = input.with_context(|| format!("topic {} was assigned but is no input", key.0))?;
         self.engine.clock(source_of(self.inputs[input].format)).add(key.clone());
         let StoredAs { app, topic_id } = name;
-        let unsent = BTreeMap::new();
+        let (unsent, late_before) = Default::default();
+        self.held.hold(HeldPartition { key: key.clone(), app: app.clone(), table: self.table_of(&key.0)? });
         self.partitions.insert(Partition {
             key,
             input,
@@ -139,6 +143,7 @@ impl Core {
             topic_id,
             done_before,
             unsent,
+            late_before,
             next: start,
             newest: None,
             promised: None,
@@ -168,7 +173,16 @@ impl Core {
         }
     }
 
+    /// Takes in a late row that an earlier run stored without its record: read again, it is late anew or not late any more,
+    /// and is not noted twice.
+    pub fn note_late_before(&mut self, key: &PartitionKey, row: columns::LateRow) {
+        if let Some(partition) = self.partitions.find(&key.0, key.1).and_then(|at| self.partitions.get_mut(at)) {
+            partition.late_before.get_or_insert_default().push(row);
+        }
+    }
+
     pub fn revoke(&mut self, key: &PartitionKey) {
+        self.held.let_go(key);
         self.engine.drop_partition(key);
         self.partitions.remove(key);
     }
@@ -440,7 +454,7 @@ impl Core {
             {
                 self.outbox.push(effects::late_row(topic, &row));
             }
-            if trace.offset >= partition.done_before.late {
+            if trace.offset >= partition.done_before.late || partition.is_newly_late(&row) {
                 partitions.push(trace.partition);
                 rows.push(row);
             }

@@ -6,6 +6,7 @@ mod clock;
 pub mod closed_loop;
 mod conductor;
 pub mod core;
+pub mod corrector;
 pub mod demo;
 pub mod dimensions;
 pub mod effects;
@@ -25,6 +26,7 @@ pub mod service;
 pub mod settings;
 pub mod shipped;
 mod sql;
+mod stored;
 #[cfg(test)]
 mod tests;
 mod views;

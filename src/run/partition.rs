@@ -1,13 +1,14 @@
 //! Where each assigned partition stands: what is read, and up to where each path has dealt with it before.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::kafka::sink::Outgoing;
 use crate::model::time::EventTime;
+use crate::store::columns::LateRow;
 use crate::stream::watermark::PartitionKey;
 
 /// Up to where a partition was dealt with before this run, by each path. A path passes over what is below.
@@ -35,6 +36,45 @@ impl DoneBefore {
     }
 }
 
+impl Partition {
+    /// Tells whether a row was in time for an earlier run, which noted others as late beyond it, and is late now.
+    pub fn is_newly_late(&self, row: &LateRow) -> bool {
+        self.late_before.as_ref().is_some_and(|before| !before.iter().any(|known| known.is_same_row(row)))
+    }
+}
+
+/// The assigned partitions, for those who look at the store from other threads.
+#[derive(Clone, Debug, Default)]
+pub struct Held(Arc<Mutex<BTreeMap<PartitionKey, HeldPartition>>>);
+
+/// An assigned partition, as the store knows it.
+#[derive(Clone, Debug)]
+pub struct HeldPartition {
+    pub key: PartitionKey,
+    /// Its name in the store's transactions.
+    pub app: String,
+    /// The table that its records go to.
+    pub table: &'static str,
+}
+
+impl Held {
+    pub fn hold(&self, partition: HeldPartition) {
+        self.lock().insert(partition.key.clone(), partition);
+    }
+
+    pub fn let_go(&self, key: &PartitionKey) {
+        self.lock().remove(key);
+    }
+
+    pub fn list(&self) -> Vec<HeldPartition> {
+        self.lock().values().cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<PartitionKey, HeldPartition>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// The names of a partition that tell its topic from one made again under its name.
 pub struct StoredAs {
     /// In the store's transactions.
@@ -55,6 +95,8 @@ pub struct Partition {
     pub done_before: DoneBefore,
     /// Late rows by the offset of their record: stored by an earlier run, and sent once that record is read again.
     pub unsent: BTreeMap<i64, Vec<Outgoing>>,
+    /// Late rows that an earlier run stored without their records, where there are any.
+    pub late_before: Option<Vec<LateRow>>,
     /// The next offset to be read.
     pub next: i64,
     /// The greatest event time among the records of the batch in hand.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
-use tokio::sync::{Mutex, oneshot};
+use tokio::sync::{Mutex, oneshot, watch};
 use tracing::{error, info};
 
 use super::core::Prepared;
@@ -43,8 +43,10 @@ pub struct Report {
 
 pub struct Reloader {
     reread: Reread,
-    /// What runs; held while a reload is under way.
-    current: Mutex<Arc<Settings>>,
+    /// What runs, for all to see.
+    current: watch::Sender<Arc<Settings>>,
+    /// One reload at a time.
+    turn: Mutex<()>,
     store: Arc<Store>,
     telemetry: Telemetry,
     requests: Sender<Request>,
@@ -53,12 +55,12 @@ pub struct Reloader {
 impl Reloader {
     pub fn new(
         reread: Reread,
-        current: Arc<Settings>,
+        current: watch::Sender<Arc<Settings>>,
         store: Arc<Store>,
         telemetry: Telemetry,
         requests: Sender<Request>,
     ) -> Reloader {
-        Reloader { reread, current: Mutex::new(current), store, telemetry, requests }
+        Reloader { reread, current, turn: Mutex::default(), store, telemetry, requests }
     }
 
     /// Reloads, and returns once the core goes on with what was read.
@@ -85,10 +87,10 @@ impl Reloader {
     }
 
     async fn try_reload(&self) -> Result<Report> {
-        let mut current = self.current.lock().await;
+        let _turn = self.turn.lock().await;
         let reread = Arc::clone(&self.reread);
         let settings = Arc::new(tokio::task::spawn_blocking(move || reread()).await??);
-        refuse_fixed(&current.config, &settings.config)?;
+        refuse_fixed(&self.current.borrow().config, &settings.config)?;
         let engine = service::engine(&settings).await?;
         let rules = service::rules(&settings, &engine).await?;
         Insight::new(&settings.insight)?;
@@ -105,7 +107,7 @@ impl Reloader {
             bail!("the service is shutting down");
         }
         let adopted = answer.await.context("the service stopped before it had reloaded")?;
-        *current = settings;
+        self.current.send_replace(settings);
         let names = |of: std::collections::BTreeSet<Arc<str>>| of.iter().map(|name| name.to_string()).collect();
         Ok(Report {
             unchanged: adopted.kept.len() + adopted.rebuilt.len(),

@@ -8,20 +8,18 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::{Float64Type, Int64Type, TimestampMicrosecondType};
+use arrow::datatypes::TimestampMicrosecondType;
 use datafusion::functions_aggregate::expr_fn::min;
-use datafusion::logical_expr::{Expr, col, lit};
-use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
-use datafusion::scalar::ScalarValue;
-use futures::StreamExt;
+use datafusion::logical_expr::{col, lit};
+use datafusion::prelude::{DataFrame, SessionContext};
 use tracing::{info, warn};
 
 use super::core::{Core, LOOP_APP, LOOP_TABLES, VIEW_APP};
 use super::partition::DoneBefore;
-use crate::model::batch::Samples;
-use crate::model::series::{Descriptor, Interner, Kind, SeriesId};
+use super::stored::{self, Slice, column, each_batch, session, table_of, time};
+use crate::model::series::{Interner, SeriesId};
 use crate::model::time::EventTime;
-use crate::store::{Store, columns};
+use crate::store::Store;
 use crate::stream::rebuild::LateBefore;
 use crate::stream::watermark::PartitionKey;
 use crate::stream::window::Window;
@@ -34,43 +32,11 @@ const SLICE: Duration = Duration::from_secs(3600);
 /// Rows that a backfill leaves in front of a commit.
 const BACKFILL_ROWS_MAX: usize = 100_000;
 
-/// Opens the tables of a store, as of now, for reading back.
-fn session(store: &Store) -> Result<SessionContext> {
-    let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
-    for (name, table) in store.pin() {
-        context.register_table(name.as_str(), table)?;
-    }
-    Ok(context)
-}
-
-fn time(at: EventTime) -> Expr {
-    lit(ScalarValue::TimestampMicrosecond(Some(at.as_micros()), Some("UTC".into())))
-}
-
 /// Returns an interner that knows every stored series.
 pub async fn series(store: &Store, series_max: usize) -> Result<Interner> {
     let mut interner = Interner::new(series_max);
-    let stored = session(store)?.table("series").await?;
-    each_batch(stored, |batch| {
-        let ids = column(batch, "series_id")?.as_primitive::<Int64Type>();
-        let words = |name| Ok::<_, anyhow::Error>(column(batch, name)?.as_string::<i32>());
-        let (names, kinds, units) = (words("name")?, words("kind")?, words("unit")?);
-        let labels = column(batch, "labels")?.as_map();
-        for row in 0..batch.num_rows() {
-            let pairs = labels.value(row);
-            let (keys, values) = (pairs.column(0).as_string::<i32>(), pairs.column(1).as_string::<i32>());
-            let mut described = Descriptor {
-                name: names.value(row),
-                labels: (0..pairs.len()).map(|at| (keys.value(at), values.value(at))).collect(),
-                kind: Kind::parse(kinds.value(row)).unwrap_or_default(),
-                unit: units.value(row),
-            };
-            interner.restore(SeriesId(ids.value(row)), &mut described);
-        }
-        Ok(())
-    })
-    .await
-    .context("failed to read the stored series")?;
+    let stored = stored::session(store)?.table("series").await?;
+    stored::intern(&mut interner, stored, |_| true).await?;
     Ok(interner)
 }
 
@@ -153,41 +119,32 @@ async fn begin(core: &mut Core, store: &Store) -> Result<()> {
     Ok(())
 }
 
-/// Finds the late rows of a partition that were stored and not sent. Their records are read again and pass by the windows,
-/// which will not tell of them a second time.
-pub async fn unsent_late(core: &mut Core, store: &Store, key: &PartitionKey, done: DoneBefore) -> Result<()> {
-    if done.effects >= done.stored || !core.sends_late() {
+/// Finds the late rows of a partition of which more is still to be said. Those that were stored and not sent: their records
+/// are read again and pass by the windows, which will not tell of them a second time. And those whose records were not
+/// stored: they are judged anew, and must not be noted twice.
+pub async fn late_before_reading(core: &mut Core, store: &Store, key: &PartitionKey, done: DoneBefore) -> Result<()> {
+    // What was gathered and not sent is gathered anew, and tells of its late rows itself.
+    let sends = core.sends_late() && done.gathered.is_none();
+    let unsent = if sends { done.effects..done.stored } else { 0..0 };
+    let judged_anew = done.gathered.unwrap_or(done.stored)..done.late;
+    if unsent.is_empty() && judged_anew.is_empty() {
         return Ok(());
     }
     let of_partition = col("topic").eq(lit(&*key.0)).and(col("partition").eq(lit(key.1)));
-    let unsent = col("offset").gt_eq(lit(done.effects)).and(col("offset").lt(lit(done.stored)));
-    let rows = session(store)?.table("late").await?.filter(of_partition.and(unsent))?;
+    let from = if unsent.is_empty() { judged_anew.start } else { unsent.start };
+    let rows = session(store)?.table("late").await?.filter(of_partition.and(col("offset").gt_eq(lit(from))))?;
     each_batch(rows, |batch| {
-        let views = column(batch, "view")?.as_string::<i32>();
-        let time = |name| Ok::<_, anyhow::Error>(column(batch, name)?.as_primitive::<TimestampMicrosecondType>());
-        let (ts, closed_through) = (time("ts")?, time("closed_through")?);
-        let offsets = column(batch, "offset")?.as_primitive::<Int64Type>();
-        let series = column(batch, "series_id")?.as_primitive::<Int64Type>();
-        let values = column(batch, "value")?.as_primitive::<Float64Type>();
-        let events = column(batch, "event_id")?.as_string::<i32>();
-        for row in 0..batch.num_rows() {
-            let late = columns::LateRow {
-                view: views.value(row).to_owned(),
-                ts: EventTime::from_micros(ts.value(row)),
-                closed_through: EventTime::from_micros(closed_through.value(row)),
-                topic: key.0.to_string(),
-                partition: key.1,
-                offset: offsets.value(row),
-                series_id: series.is_valid(row).then(|| series.value(row)),
-                value: values.is_valid(row).then(|| values.value(row)),
-                event_id: events.is_valid(row).then(|| events.value(row).to_owned()),
-            };
-            core.send_late_again(key, &late);
+        for late in stored::late_rows(batch)? {
+            if unsent.contains(&late.offset) {
+                core.send_late_again(key, &late);
+            } else if judged_anew.contains(&late.offset) {
+                core.note_late_before(key, late);
+            }
         }
         Ok(())
     })
     .await
-    .context("failed to read the late rows that were not sent")
+    .context("failed to read the late rows of a partition")
 }
 
 /// Returns the stored rows that were late for views whose closed windows are needed again.
@@ -196,16 +153,14 @@ async fn late_before(core: &Core, context: &SessionContext) -> Result<LateBefore
     for (view, number, from) in core.engine.needs_late() {
         let rows = context.table("late").await?.filter(col("view").eq(lit(&*view)).and(col("ts").gt_eq(time(from))))?;
         each_batch(rows, |batch| {
-            let ts = column(batch, "ts")?.as_primitive::<TimestampMicrosecondType>();
-            let series = column(batch, "series_id")?.as_primitive::<Int64Type>();
-            let values = column(batch, "value")?.as_primitive::<Float64Type>();
-            let events = column(batch, "event_id")?.as_string::<i32>();
-            for row in 0..batch.num_rows() {
-                let at = EventTime::from_micros(ts.value(row));
-                if events.is_valid(row) {
-                    late.add_event(number, events.value(row).to_owned(), at);
-                } else if let Some(series) = core.interner.find(SeriesId(series.value(row))) {
-                    late.add_sample(number, series, at, values.value(row));
+            for row in stored::late_rows(batch)? {
+                if !core.engine.was_late_for_all(number, row.ts, row.closed_through) {
+                    continue;
+                }
+                match (row.event_id, row.series_id.and_then(|id| core.interner.find(SeriesId(id)))) {
+                    (Some(event), _) => late.add_event(number, event, row.ts),
+                    (None, Some(series)) => late.add_sample(number, series, row.ts, row.value.unwrap_or_default()),
+                    (None, None) => {}
                 }
             }
             Ok(())
@@ -331,7 +286,10 @@ async fn rebuild_from(
         each_batch(stored, |batch| {
             rows += batch.num_rows();
             match source {
-                Source::Metrics => take_samples(core, batch, late),
+                Source::Metrics => {
+                    let samples = stored::samples(&core.interner, batch)?;
+                    Ok(core.engine.rebuild_from_samples(&samples, &core.interner, late)?)
+                }
                 Source::Events => Ok(core.engine.rebuild_from_events(batch, late)?),
             }
         })
@@ -341,44 +299,6 @@ async fn rebuild_from(
     }
     info!(rows, from = table_of(source), "open windows rebuilt");
     Ok(())
-}
-
-fn table_of(source: Source) -> &'static str {
-    match source {
-        Source::Metrics => "samples",
-        Source::Events => "events",
-    }
-}
-
-fn take_samples(core: &mut Core, batch: &RecordBatch, late: &mut LateBefore) -> Result<()> {
-    let ids = column(batch, "series_id")?.as_primitive::<Int64Type>();
-    let ts = column(batch, "ts")?.as_primitive::<TimestampMicrosecondType>();
-    let values = column(batch, "value")?.as_primitive::<Float64Type>();
-    let mut samples = Samples::default();
-    for row in 0..batch.num_rows() {
-        let series = core.interner.find(SeriesId(ids.value(row))).context("a stored sample has no stored series")?;
-        samples.push(series, EventTime::from_micros(ts.value(row)), values.value(row));
-    }
-    Ok(core.engine.rebuild_from_samples(&samples, &core.interner, late)?)
-}
-
-/// Stored rows of `[from, to)`, either end open where it is none.
-struct Slice {
-    from: Option<EventTime>,
-    to: Option<EventTime>,
-}
-
-impl Slice {
-    async fn of(&self, context: &SessionContext, table: &str) -> Result<DataFrame> {
-        let mut rows = context.table(table).await?;
-        if let Some(from) = self.from {
-            rows = rows.filter(col("ts").gt_eq(time(from)))?;
-        }
-        if let Some(to) = self.to {
-            rows = rows.filter(col("ts").lt(time(to)))?;
-        }
-        Ok(rows)
-    }
 }
 
 /// Cuts what is needed of a source into slices, in order of time. What is settled already comes hour by hour, so that
@@ -416,22 +336,6 @@ async fn settle(core: &mut Core, store: &Store, source: Source, slice: &Slice) -
     if store.head_rows() > BACKFILL_ROWS_MAX {
         store.commit().await?;
         info!(through = %to, "filling back");
-    }
-    Ok(())
-}
-
-fn column<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a arrow::array::ArrayRef> {
-    batch.column_by_name(name).with_context(|| format!("the stored table has no column {name}"))
-}
-
-/// Gives each batch of a query to a function, one at a time, so that memory stays flat.
-async fn each_batch(frame: DataFrame, mut f: impl FnMut(&RecordBatch) -> Result<()>) -> Result<()> {
-    let mut stream = frame.execute_stream().await?;
-    while let Some(batch) = stream.next().await {
-        let batch = batch?;
-        if batch.num_rows() > 0 {
-            f(&batch)?;
-        }
     }
     Ok(())
 }

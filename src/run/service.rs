@@ -16,8 +16,10 @@ use tracing::{error, info, warn};
 use super::clock::WallClock;
 use super::closed_loop::{self, ClosedLoop, Tick};
 use super::core::{self, Core};
+use super::corrector::{self, Corrector};
 use super::feed::KafkaFeed;
 use super::outlet::Outlet;
+use super::partition::Held;
 use super::reload::{self, Reloader, Reread};
 use super::rules::Rules;
 use super::settings::Settings;
@@ -108,8 +110,11 @@ pub async fn run(
     let query = Arc::new(query_engine(&settings, &store)?);
     let board = Board::default();
     let (requests, reloads) = mpsc::channel();
-    let reloader = reread
-        .map(|reread| Arc::new(Reloader::new(reread, settings.clone(), store.clone(), telemetry.clone(), requests)));
+    let (settled, current) = watch::channel(settings.clone());
+    let held = Held::default();
+    let corrector = Corrector::new(store.clone(), held.clone(), current, telemetry.clone());
+    let reloader =
+        reread.map(|reread| Arc::new(Reloader::new(reread, settled, store.clone(), telemetry.clone(), requests)));
     bound(listener.address());
     let api = api(query, &telemetry, &obstacles, &board, reloader.as_ref());
     let (stop_serving, serving) = serve(listener, api);
@@ -120,6 +125,7 @@ pub async fn run(
         telemetry: telemetry.clone(),
         obstacles: obstacles.clone(),
         board,
+        held,
         on_tick,
         runtime: tokio::runtime::Handle::current(),
     };
@@ -129,10 +135,12 @@ pub async fn run(
     };
     let (committer_stop, committer) = spawn_committer(&settings, &store, &telemetry, &obstacles);
     telemetry.reloads.taken_up(clock::now_secs());
+    let correcting = tokio::spawn(corrector.run());
     let on_hangup = reloader.map(|reloader| tokio::spawn(reload::on_hangup(reloader)));
     let workers = Workers { stop, thread, core_ended, committer_stop, committer };
     let done = workers.work_until(shutdown, &store).await;
     on_hangup.inspect(JoinHandle::abort);
+    correcting.abort();
     let _ = stop_serving.send(());
     serving.await??;
     done?;
@@ -147,6 +155,7 @@ struct Making {
     telemetry: Telemetry,
     obstacles: Obstacles,
     board: Board,
+    held: Held,
     on_tick: OnTick,
     runtime: tokio::runtime::Handle,
 }
@@ -154,8 +163,9 @@ struct Making {
 impl Making {
     /// Starts the one instance of a group, which does everything.
     async fn alone(self, engine: Engine, reloads: mpsc::Receiver<reload::Request>, stop: Arc<AtomicBool>) -> Started {
-        let Making { settings, store, telemetry, obstacles, board, on_tick, runtime } = self;
-        let core = build_core(&settings, engine, &store, &telemetry).await?;
+        let Making { settings, store, telemetry, obstacles, board, held, on_tick, runtime } = self;
+        let mut core = build_core(&settings, engine, &store, &telemetry).await?;
+        core.held = held;
         let (source, events) = Source::start(&settings.kafka, QUEUE_BATCHES_MAX)?;
         let (wanted, group) = (settings.topics_wanted.clone(), source.group());
         let outlet = Outlet::start(settings.kafka.clone(), wanted, group, telemetry.clone())?;
@@ -179,7 +189,7 @@ impl Making {
 
     /// Starts one of several instances.
     async fn among_others(self, engine: Engine, partials: String, stop: Arc<AtomicBool>) -> Started {
-        let Making { settings, store, telemetry, obstacles, board, on_tick, runtime } = self;
+        let Making { settings, store, telemetry, obstacles, board, on_tick, runtime, .. } = self;
         let core = new_core(&settings, engine.gathering(), &store, &telemetry).await?;
         let parts = instances::Parts { settings, store, telemetry, obstacles, board, on_tick, core, partials, runtime };
         spawn_core(move || instances::conduct(parts, stop))
@@ -257,6 +267,8 @@ pub fn table_specs(engine: &Engine) -> Vec<TableSpec> {
         let sort_by = vec!["window_end".to_owned()];
         specs.push(TableSpec { name: view.name.to_string(), schema, day_of: None, sort_by, unique_by: None });
     }
+    let corrected = engine.views().filter(|(view, _)| view.correct_every.is_some());
+    specs.extend(corrected.map(|(view, schema)| corrector::table_spec(view, &schema)));
     specs.extend(columns::loop_tables());
     specs
 }

@@ -67,6 +67,7 @@ impl Settings {
         };
         let targets = targets(config)?;
         check_columns(config, &views)?;
+        check_corrections(config, &views)?;
         Ok(Settings {
             kafka: kafka(config),
             partials_topic: config.kafka.partials_topic.clone(),
@@ -109,6 +110,18 @@ impl Settings {
     /// Returns the event times accepted of records that arrive now.
     pub fn bounds(&self, now: EventTime) -> crate::ingest::Bounds {
         crate::ingest::Bounds { oldest: now - self.age_max, newest: now + self.ahead_max }
+    }
+}
+
+/// Corrections follow the positions of one process.
+fn check_corrections(config: &Config, views: &[Definition]) -> Result<()> {
+    let corrected = views.iter().find(|view| view.correct_every.is_some());
+    match corrected.filter(|_| config.kafka.partials_topic.is_some()) {
+        None => Ok(()),
+        Some(view) => anyhow::bail!(
+            "{}: instances that share their work do not correct views yet (hint: leave out correct_every, or              kafka.partials_topic)",
+            view.file
+        ),
     }
 }
 

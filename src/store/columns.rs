@@ -185,7 +185,8 @@ pub fn loop_tables() -> Vec<TableSpec> {
     ]
 }
 
-/// One row of `late`: a record that came after its last window in a view had closed, and the view's watermark then.
+/// One row of `late`: a record that came after its last window in a view had closed, or its first where the view is
+/// corrected, and how far the view had closed then.
 #[derive(Clone, Debug, Serialize)]
 pub struct LateRow {
     pub view: String,
@@ -197,6 +198,15 @@ pub struct LateRow {
     pub series_id: Option<i64>,
     pub value: Option<f64>,
     pub event_id: Option<String>,
+}
+
+impl LateRow {
+    /// Tells whether both are of one row and one view, whenever it was found to be late.
+    pub fn is_same_row(&self, other: &LateRow) -> bool {
+        let place = |row: &LateRow| (row.offset, row.partition, row.ts, row.series_id, row.value.map(f64::to_bits));
+        let names = |row: &LateRow| (row.view.clone(), row.topic.clone(), row.event_id.clone());
+        place(self) == place(other) && names(self) == names(other)
+    }
 }
 
 /// One row of `state`: the memory of the loop as of a tick.

@@ -164,7 +164,7 @@ impl Aggregation {
         late: &mut Vec<Late>,
     ) -> Result<Candidates> {
         let Some(oldest) = rows.rows.iter().map(|&row| ts[row as usize]).min() else { return Ok(rows) };
-        if !self.members.iter().any(|&member| views[member].has_closed_all_of(oldest)) {
+        if !self.members.iter().any(|&member| views[member].is_late(oldest)[1]) {
             return Ok(rows);
         }
         let mut wanted = vec![false; rows.rows.len()];
@@ -172,9 +172,10 @@ impl Aggregation {
             let view = &mut views[member];
             for (wanted, &row) in wanted.iter_mut().zip(&rows.rows) {
                 let ts = ts[row as usize];
-                match view.has_closed_all_of(ts) {
-                    true => late.push(view.note_late(member, row, ts)),
-                    false => *wanted = true,
+                let [for_all, is_told] = view.is_late(ts);
+                *wanted |= !for_all;
+                if is_told {
+                    late.push(view.note_late(member, row, ts));
                 }
             }
         }

@@ -12,9 +12,13 @@ use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 
 use super::StreamError;
 use super::window::{self, Found, Window, duration, text_of};
+use crate::query;
 
 /// How many windows back window functions see where a view does not say.
 const LOOKBACK_WINDOWS: u32 = 60;
+
+/// Ends of names that stand for something made of a view.
+const KEPT_SUFFIXES: [&str; 2] = [query::CORRECTED, query::EMITTED];
 
 /// What the file of a view says.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,6 +38,9 @@ pub struct Definition {
     pub lookback: Duration,
     /// How much of what is stored already it takes in where it is new.
     pub backfill: Duration,
+    /// How often windows that rows came too late for are computed anew, in versions beside what was emitted; none where
+    /// what was emitted is the last word.
+    pub correct_every: Option<Duration>,
     /// The topic its rows go to, where it asks for one.
     pub topic: Option<String>,
     /// The topic its late rows go to, where it asks for one.
@@ -210,7 +217,10 @@ impl Draft {
             Some(own) => own.window,
             None => window_of_inputs(&self, before)?,
         };
-        let Options { lateness, lookback, backfill, topic, late_topic, state_bytes_max } = self.options;
+        if self.options.correct_every.is_some() {
+            self.check_corrections(window, before)?;
+        }
+        let Options { lateness, lookback, backfill, correct_every, topic, late_topic, state_bytes_max } = self.options;
         Ok(Definition {
             name: self.name.into(),
             file: self.file,
@@ -220,6 +230,7 @@ impl Draft {
             lateness,
             lookback: lookback.unwrap_or_else(|| window.slide().saturating_mul(LOOKBACK_WINDOWS)),
             backfill,
+            correct_every,
             topic,
             late_topic,
             state_bytes_max,
@@ -227,6 +238,35 @@ impl Draft {
             query: self.query,
         })
     }
+}
+
+impl Draft {
+    /// A late row may join sessions that were emitted, so that no window of theirs has one successor.
+    fn check_corrections(&self, window: Window, before: &[Definition]) -> Result<(), StreamError> {
+        let family = family(before, &self.reads);
+        let is_session = |window: &Window| matches!(window, Window::Session { .. });
+        match is_session(&window) || family.iter().any(|view| is_session(&view.window)) {
+            false => Ok(()),
+            true => Err(unsupported(
+                &self.file,
+                "sessions cannot be corrected (hint: leave out correct_every, or use tumble or hop)",
+            )),
+        }
+    }
+}
+
+/// Returns the views that are read, directly or through others, in their order.
+pub fn family<'a>(views: &'a [Definition], reads: &[String]) -> Vec<&'a Definition> {
+    let mut wanted: BTreeSet<&str> = reads.iter().map(String::as_str).collect();
+    let mut found = Vec::new();
+    for view in views.iter().rev() {
+        if wanted.contains(&*view.name) {
+            wanted.extend(view.reads.iter().map(String::as_str));
+            found.push(view);
+        }
+    }
+    found.reverse();
+    found
 }
 
 /// Puts each view after those it reads, and gives those without a window of their own the window of what they read.
@@ -270,9 +310,12 @@ fn leading_comment(text: &str) -> String {
 /// A view's name is a table's folder, a topic's part and a metric's part, so it is kept to what all of them allow.
 fn check_name(name: &str) -> Result<(), String> {
     let plain = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
-    match plain && name.starts_with(|c: char| c.is_ascii_lowercase()) && name.len() <= 64 {
-        true => Ok(()),
-        false => Err(format!("name {name:?} must be lower-case letters, digits and _, a letter first, at most 64")),
+    if !plain || !name.starts_with(|c: char| c.is_ascii_lowercase()) || name.len() > 64 {
+        return Err(format!("name {name:?} must be lower-case letters, digits and _, a letter first, at most 64"));
+    }
+    match KEPT_SUFFIXES.iter().find(|suffix| name.ends_with(**suffix)) {
+        None => Ok(()),
+        Some(suffix) => Err(format!("name {name:?} ends in {suffix}, which is kept for the corrections of views")),
     }
 }
 
@@ -280,6 +323,7 @@ struct Options {
     lateness: Duration,
     lookback: Option<Duration>,
     backfill: Duration,
+    correct_every: Option<Duration>,
     topic: Option<String>,
     late_topic: Option<String>,
     state_bytes_max: usize,
@@ -288,8 +332,8 @@ struct Options {
 impl Options {
     fn read(given: &CreateTableOptions, defaults: Defaults) -> Result<Options, String> {
         let Defaults { lateness, state_bytes_max } = defaults;
-        let (lookback, backfill, topic, late_topic) = Default::default();
-        let mut options = Options { lateness, lookback, backfill, topic, late_topic, state_bytes_max };
+        let (lookback, backfill, correct_every, topic, late_topic) = Default::default();
+        let mut options = Options { lateness, lookback, backfill, correct_every, topic, late_topic, state_bytes_max };
         let CreateTableOptions::With(given) = given else { return Ok(options) };
         for option in given {
             let SqlOption::KeyValue { key, value } = option else {
@@ -302,11 +346,15 @@ impl Options {
                 "lateness" => options.lateness = duration(&value)?,
                 "lookback" => options.lookback = Some(duration(&value)?),
                 "backfill" => options.backfill = duration(&value)?,
+                "correct_every" => match duration(&value)? {
+                    Duration::ZERO => return Err("option correct_every must be above zero".to_owned()),
+                    every => options.correct_every = Some(every),
+                },
                 "topic" => options.topic = Some(value),
                 "late_topic" => options.late_topic = Some(value),
                 "state_max" => options.state_bytes_max = bytes(&value)?,
                 other => {
-                    let known = "lateness, lookback, backfill, topic, late_topic, state_max";
+                    let known = "lateness, lookback, backfill, correct_every, topic, late_topic, state_max";
                     return Err(format!("option {other:?} is not known (hint: {known})"));
                 }
             }
@@ -389,6 +437,17 @@ mod tests {
         }
         let broken = parse("CREATE MATERIALIZED VIEW v AS\nSELECT count(* FROM m").unwrap_err().to_string();
         assert!(broken.starts_with("a.sql:2:"), "{broken}");
+        let corrected = |query: &str| {
+            let text = format!("CREATE MATERIALIZED VIEW v WITH (correct_every = '1s') AS {query}");
+            let session = "CREATE MATERIALIZED VIEW s AS SELECT 1 FROM metrics GROUP BY session(ts, INTERVAL '5s')";
+            Definitions::read(&[("v.sql", text.as_str()), ("s.sql", session)], DEFAULTS).map(|_| ())
+        };
+        assert!(corrected("SELECT 1 FROM metrics GROUP BY tumble(ts, INTERVAL '5s')").is_ok());
+        for query in ["SELECT 1 FROM metrics GROUP BY session(ts, INTERVAL '5s')", "SELECT window_end FROM s"] {
+            assert!(corrected(query).unwrap_err().to_string().contains("sessions cannot be corrected"), "{query}");
+        }
+        let kept = "CREATE MATERIALIZED VIEW v_corrected AS SELECT 1 FROM metrics GROUP BY tumble(ts, INTERVAL '5s')";
+        assert!(parse(kept).unwrap_err().to_string().contains("kept for"));
         let option = parse("CREATE MATERIALIZED VIEW v WITH (nonsense = '1') AS SELECT 1").unwrap_err().to_string();
         assert!(option.contains("lateness, lookback"), "{option}");
     }

@@ -5,6 +5,7 @@
 
 pub mod adopt;
 mod aggregation;
+pub mod correct;
 mod cut;
 pub mod definition;
 pub mod dimension;
@@ -86,7 +87,7 @@ pub struct Emission {
     pub rows: RecordBatch,
 }
 
-/// A row that came after the last window it belonged to had closed.
+/// A row that came after the last window it belonged to had closed; where corrections are asked for, after the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Late {
     /// Index of the view, as in [`Engine::views`].
@@ -188,6 +189,7 @@ impl Engine {
             Aggregation::new(shape, members, bytes_max).map_err(|source| StreamError::Plan { file, source })
         });
         let mut aggregations = aggregations.collect::<Result<Vec<_>, _>>()?;
+        correct::prepare(&mut views)?;
         partial::tell_apart(&mut aggregations);
         let hands = vec![Vec::new(); aggregations.len()];
         Ok(Engine { views, aggregations, hands, dimensions: dimensions.to_vec(), ..Engine::default() })

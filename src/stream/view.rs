@@ -62,6 +62,8 @@ pub(super) struct View {
     pub counts: Counts,
     /// Whether it is still to take up what is stored.
     pub rebuilding: bool,
+    /// Whether a row is told of that came too late for some of its windows, not only one that did for all.
+    pub tells_partly_late: bool,
 }
 
 impl View {
@@ -76,6 +78,7 @@ impl View {
             sliding: Sliding::default(),
             counts: Counts::default(),
             rebuilding: true,
+            tells_partly_late: false,
         }
     }
 
@@ -131,13 +134,31 @@ impl View {
 
     /// Tells whether every window that holds a time is closed.
     pub fn has_closed_all_of(&self, ts: i64) -> bool {
+        self.all_end_by(ts, self.closed)
+    }
+
+    /// Tells whether every window that holds a time ends by another.
+    pub fn all_end_by(&self, ts: i64, closed: i64) -> bool {
         match self.definition.window {
             Window::Hop { width, slide } => {
                 let (width, slide) = (micros(width), micros(slide));
-                (ts - ts.rem_euclid(slide)).saturating_add(width) <= self.closed
+                (ts - ts.rem_euclid(slide)).saturating_add(width) <= closed
             }
             Window::Session { .. } => false,
         }
+    }
+
+    /// Tells whether a row comes too late for all its windows; and whether that is to be told, which it also is where it
+    /// comes too late for some and the view, or one that reads it, is corrected.
+    pub fn is_late(&self, ts: i64) -> [bool; 2] {
+        // Windows of an earlier run take in rows again only while they are rebuilt.
+        let closed = if self.rebuilding { self.closed } else { self.closed.max(self.emitted) };
+        let for_all = self.all_end_by(ts, closed);
+        let first_ends_by = |closed| {
+            let first = self.definition.window.holding(EventTime::from_micros(ts)).next();
+            first.is_some_and(|first| first.end.as_micros() <= closed)
+        };
+        [for_all, for_all || (self.tells_partly_late && first_ends_by(closed))]
     }
 
     /// Counts a row that came too late; `number` is that of the view.
@@ -169,7 +190,7 @@ impl View {
     }
 
     /// How far back its functions look.
-    fn looks_back(&self) -> Duration {
+    pub fn looks_back(&self) -> Duration {
         let looks = match &self.kind {
             Kind::Windowed { finish, .. } => finish.looks_back(),
             Kind::PerWindow { query, .. } => query.looks_back,

@@ -45,6 +45,18 @@ impl Window {
         }
     }
 
+    /// Returns the windows of equal width that hold a time, in order; none of sessions, which depend on their rows.
+    pub fn holding(&self, ts: EventTime) -> impl Iterator<Item = Span> + use<> {
+        let (width, slide) = match *self {
+            Window::Hop { width, slide } => (micros(width), micros(slide)),
+            Window::Session { .. } => (0, 1),
+        };
+        let last = ts.as_micros().div_euclid(slide);
+        let first = ts.as_micros().saturating_sub(width).div_euclid(slide) + 1;
+        let at = move |start: i64| Span::new(EventTime::from_micros(start), EventTime::from_micros(start + width));
+        (first..=last).filter(move |_| width > 0).map(move |number| at(number * slide))
+    }
+
     /// Returns the pause that ends a session, microseconds; zero for windows of equal width.
     pub(super) fn gap(&self) -> i64 {
         match self {

@@ -126,6 +126,7 @@ impl Broker {
 pub struct Views {
     late: Family<ViewLabel, Counter>,
     emitted: Family<ViewLabel, Counter>,
+    corrected: Family<ViewLabel, Counter>,
     watermark_delay: Family<ViewLabel, Gauge<f64, AtomicU64>>,
     state_bytes: Family<ViewLabel, Gauge<u64, AtomicU64>>,
     refused: Family<ViewLabel, Counter>,
@@ -137,6 +138,8 @@ impl Views {
         let help = "Rows that came after their window had closed, kept in the late output";
         registry.register("late_rows", help, views.late.clone());
         registry.register("rows_emitted", "Rows emitted by closed windows", views.emitted.clone());
+        let help = "Windows computed anew with rows that had come too late for them";
+        registry.register("windows_corrected", help, views.corrected.clone());
         let help = "Rows left out because the view's open windows had reached their bound of bytes";
         registry.register("rows_refused", help, views.refused.clone());
         let help = "Bytes of open windows; what several views share is counted with each";
@@ -160,6 +163,10 @@ impl Views {
         self.emitted.get_or_create(&ViewLabel::new(view)).inc_by(rows);
     }
 
+    pub fn corrected(&self, view: &str, windows: u64) {
+        self.corrected.get_or_create(&ViewLabel::new(view)).inc_by(windows);
+    }
+
     /// Shows what a view's open windows hold, and how many rows it refused in all.
     pub fn set_state(&self, view: &str, bytes: u64, refused: u64) {
         self.state_bytes.get_or_create(&ViewLabel::new(view)).set(bytes);
@@ -171,6 +178,7 @@ impl Views {
         let label = ViewLabel::new(view);
         self.late.remove(&label);
         self.emitted.remove(&label);
+        self.corrected.remove(&label);
         self.watermark_delay.remove(&label);
         self.state_bytes.remove(&label);
         self.refused.remove(&label);

@@ -26,6 +26,7 @@ fn filled() -> Telemetry {
     telemetry.views.declare("service_latency_1m");
     telemetry.views.late("service_latency_1m", 2);
     telemetry.views.emitted("service_latency_1m", 8);
+    telemetry.views.corrected("service_latency_1m", 3);
     telemetry.views.set_watermark_delay("service_latency_1m", Duration::from_millis(10_500));
     telemetry.stages.observe(Stage::Decode, Duration::from_micros(700));
     telemetry.stages.observe(Stage::StoreCommit, Duration::from_secs(60));

@@ -19,19 +19,12 @@ use bellwether::stream::watermark::PartitionKey;
 use bellwether::stream::{Emission, Engine, Source};
 use serde_json::{Map, Value, json};
 
-const DEFAULTS: Defaults = Defaults { lateness: Duration::from_secs(10), state_bytes_max: usize::MAX };
+pub const DEFAULTS: Defaults = Defaults { lateness: Duration::from_secs(10), state_bytes_max: usize::MAX };
 const FLOAT_TOLERANCE: f64 = 1e-9;
 
 #[tokio::test]
 async fn golden_views() {
-    let root = std::env::var_os("BELLWETHER_VIEWS_DIR")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/views"), PathBuf::from);
-    let mut folders: Vec<PathBuf> = fs::read_dir(&root)
-        .unwrap_or_else(|error| panic!("{}: {error}", root.display()))
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.is_dir())
-        .collect();
-    folders.sort();
+    let folders = folders();
     let (mut views, mut wrong) = (0, Vec::new());
     for folder in &folders {
         match check(folder).await {
@@ -40,8 +33,21 @@ async fn golden_views() {
         }
     }
     println!("{} folders, {views} views as expected", folders.len() - wrong.len());
-    assert!(!folders.is_empty(), "{} holds no folder", root.display());
     assert!(wrong.is_empty(), "{} of {} folders differ:\n{}", wrong.len(), folders.len(), wrong.join("\n"));
+}
+
+/// Returns the folders of all golden views, in order.
+pub fn folders() -> Vec<PathBuf> {
+    let root = std::env::var_os("BELLWETHER_VIEWS_DIR")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/views"), PathBuf::from);
+    let mut folders: Vec<PathBuf> = fs::read_dir(&root)
+        .unwrap_or_else(|error| panic!("{}: {error}", root.display()))
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_dir())
+        .collect();
+    folders.sort();
+    assert!(!folders.is_empty(), "{} holds no folder", root.display());
+    folders
 }
 
 /// Runs one folder; returns how many views it holds.
@@ -62,14 +68,14 @@ async fn check(folder: &Path) -> Result<usize, String> {
     Ok(names.len())
 }
 
-fn sql_files(folder: &Path) -> Vec<(String, String)> {
+pub fn sql_files(folder: &Path) -> Vec<(String, String)> {
     let mut files: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.retain(|path| path.extension().is_some_and(|e| e == "sql") && path.file_stem().unwrap() != "oracle");
     files.sort();
     files.iter().map(|path| (path.display().to_string(), fs::read_to_string(path).unwrap())).collect()
 }
 
-async fn run(folder: &Path, definitions: Definitions) -> Result<Vec<Emission>, String> {
+pub async fn run(folder: &Path, definitions: Definitions) -> Result<Vec<Emission>, String> {
     let said = |error: &dyn std::error::Error| {
         let chain = std::iter::successors(Some(error), |error| error.source());
         chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
@@ -124,7 +130,7 @@ fn decode(decoder: &mut dyn Decoder, line: &str, interner: &mut Interner) -> Res
 }
 
 /// Lines of the oracle of the form `-- approximate: p99 0.01`: relative tolerances of columns.
-fn tolerances(folder: &Path) -> BTreeMap<String, f64> {
+pub fn tolerances(folder: &Path) -> BTreeMap<String, f64> {
     let oracle = fs::read_to_string(folder.join("oracle.sql")).unwrap_or_default();
     let lines = oracle.lines().filter_map(|line| line.strip_prefix("-- approximate:"));
     lines
@@ -133,6 +139,11 @@ fn tolerances(folder: &Path) -> BTreeMap<String, f64> {
             (words.next().unwrap().to_owned(), words.next().unwrap().parse().unwrap())
         })
         .collect()
+}
+
+/// Returns the rows of batches as JSON objects.
+pub fn rows_as_json(batches: &[RecordBatch]) -> Vec<Value> {
+    batches.iter().flat_map(as_json).collect()
 }
 
 fn as_json(rows: &RecordBatch) -> Vec<Value> {
@@ -174,7 +185,11 @@ fn value(column: &dyn Array, row: usize) -> Value {
     }
 }
 
-fn compare(mut expected: Vec<Value>, mut came: Vec<Value>, tolerances: &BTreeMap<String, f64>) -> Result<(), String> {
+pub fn compare(
+    mut expected: Vec<Value>,
+    mut came: Vec<Value>,
+    tolerances: &BTreeMap<String, f64>,
+) -> Result<(), String> {
     // Floats last: two rows that differ in nothing else may stand either way.
     let order = |row: &Value| {
         let fields = row.as_object().unwrap();

@@ -1,6 +1,8 @@
 """Faults of load: a broker that is away, records that are too much, series without end, and clocks that are wrong."""
 
 import json
+import re
+import shutil
 import time
 from collections import Counter
 
@@ -267,11 +269,10 @@ def fault_28_times_far_off(stage):
     present = e2e.check_rows(db, scene.store, scene.verdicts)
     rows = Counter(db.execute('SELECT topic, partition, "offset", epoch_us(ts) FROM late').fetchall())
     views = {row[0] for row in db.execute("SELECT DISTINCT view FROM late").fetchall()}
-    of_requests = {"service_latency_1m", "service_errors_1m", "service_throughput_1m", "replica_latency_30s"}
-    wanted = Counter({(t, p, o, s.ts): len(of_requests) for t, p, o, s in late})
+    wanted = Counter({(t, p, o, s.ts): len(OF_REQUESTS) for t, p, o, s in late})
     stage.check(
         "table `late` names each late row for each of its views",
-        rows == wanted and views == of_requests,
+        rows == wanted and views == OF_REQUESTS,
         f"{rows.total()} rows of {wanted.total()}, views {sorted(views)}",
     )
     letters = checks.check_dead_letters(
@@ -281,6 +282,55 @@ def fault_28_times_far_off(stage):
     e2e.check_said(scene.chosen, db, present, scene.through, scene.verdicts)
 
 
+def fault_28_late_rows_are_corrected(stage):
+    """What a producer was holding for an hour comes long after its windows closed, and the service is killed while it
+    computes them anew: read by its name, every view is in the end what DuckDB makes of all rows."""
+    scene = stage.scene("f28d")
+    views = scene.work / "views"
+    shutil.copytree(e2e.ROOT / "sql" / "views", views)
+    for path in views.iterdir():
+        path.write_text(re.sub(r"(VIEW \w+) AS", r"\1 WITH (correct_every = '1s') AS", path.read_text()))
+    scene.reconfigure(more=f'{stages.AWAKE}views = "{views}"\n')
+    scene.start()
+    scene.send(0.6)
+    scene.settle()
+    scene.expect("windows closed", lambda: checks.rows_of(scene.store, "service_latency_1m") > 50, 60)
+    at, late = newest(scene), []
+    for n in range(90):
+        late.append(sample(at - 10 * MINUTE_US - n * 40_000_000 - n))
+        put(scene, "metrics", n % truth.PARTITIONS, request(late[-1].ts))
+        if n % 30 == 29:
+            scene.expect("late rows in the store", lambda: checks.rows_of(scene.store, "late") > n, 30)
+            scene.bellwether.kill()
+            scene.start()
+    scene._await_rows(scene.feed.produced() | {"late": 4 * len(late)})
+    db = scene.catch_up()
+    sums = " - ".join(f"(SELECT sum(n) FROM service_throughput_1m{which})" for which in ("", "_emitted"))
+    counted = lambda: scene.bellwether.sql(f"SELECT {sums} AS more")[1].splitlines()
+    scene.expect("every late row is counted", lambda: counted() == [b"more", b"%d" % len(late)], 30)
+    scene.stop()
+    db.executemany("INSERT INTO truth.samples SELECT ?, ?, ?, ?", [tuple(row) for row in late])
+    present = e2e.check_rows(db, scene.store, scene.verdicts)
+    e2e.check_said(scene.chosen, db, present, scene.through, scene.verdicts)
+    for view in e2e.views():
+        db.execute(f"DROP TABLE recomputed.{view}")
+        checks.recompute(db, e2e.recompute_file(view), scene.through)
+        read_corrected(db, view)
+        checks.check_view(db, view, e2e.recompute_file(view), scene.verdicts)
+    corrected = {view for view in e2e.views() if db.execute(f"SELECT count(*) FROM {view}_corrected").fetchone()[0]}
+    stage.check("those views are corrected that have late rows", corrected == OF_REQUESTS, f"{sorted(corrected)} are")
+
+
+def read_corrected(db, view: str):
+    """Puts the newest version of each window in the place of what a view emitted."""
+    db.execute(f"ALTER TABLE {view} RENAME TO {view}_emitted")
+    db.execute(f"""CREATE VIEW {view} AS
+        FROM {view}_emitted ANTI JOIN {view}_corrected USING (window_start, window_end) UNION ALL BY NAME
+        SELECT * EXCLUDE (revision, withdrawn) FROM {view}_corrected WHERE NOT withdrawn
+        QUALIFY revision = max(revision) OVER (PARTITION BY window_start, window_end)""")
+
+
+OF_REQUESTS = {"service_latency_1m", "service_errors_1m", "service_throughput_1m", "replica_latency_30s"}
 LABELS = {"service": "cart", "replica": "r0", "status": "200"}
 
 

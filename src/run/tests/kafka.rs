@@ -62,6 +62,8 @@ pub enum Broken {
     NamesForgotten,
     /// Who is no member any more may commit offsets all the same.
     MembersKept,
+    /// Windows that rows came too late for are left as they are.
+    Uncorrected,
     /// A partition goes to its next member before the one that has it was asked.
     PartitionsTaken,
 }

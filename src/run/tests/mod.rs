@@ -142,8 +142,8 @@ fn noticed(broken: Broken, seeds: u64) -> Option<(u64, String)> {
         if first.lock().unwrap().is_some() {
             return Ok(());
         }
-        let plan = Plan { seed, disturbed: true, is_late: false, broken };
-        let log = Log::make(plan.log(), false);
+        let plan = Plan { seed, disturbed: true, is_late: broken == Broken::Uncorrected, broken };
+        let log = Log::make(plan.log(), plan.is_late);
         if let Err(wrong) = verdict(plan, &log, None) {
             let mut first = first.lock().unwrap();
             if first.as_ref().is_none_or(|(before, _)| seed < *before) {
@@ -174,4 +174,5 @@ controls! {
     control_positions_of_the_store_forgotten: PositionsForgotten within 30
     control_bytes_lost_that_were_synced: BytesForgotten within 30
     control_names_lost_that_were_synced: NamesForgotten within 30
+    control_windows_that_are_not_corrected: Uncorrected within 10
 }

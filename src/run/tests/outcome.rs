@@ -141,7 +141,43 @@ impl Outcome {
         let thirties = model::failures_30s(runs.iter().filter(|event| thirties(event.ts)));
         same("failures_30s", &sure(self.view("failures_30s")?), &sure(thirties))?;
         let sent = self.late_sent()?;
-        same("the late rows on their topic", &sent, &self.late_stored()?)
+        same("the late rows on their topic", &sent, &self.late_stored()?)?;
+        self.check_corrected(meaning)
+    }
+
+    /// The newest version of each window has every row, however late it came.
+    fn check_corrected(&self, meaning: &Meaning) -> Wrong {
+        let tens = model::load_10s(&meaning.samples);
+        for (view, rows) in [
+            ("load_1m", model::load_1m(&tens)),
+            ("load_10s", tens),
+            ("load_1m_by_20s", model::load_1m_by_20s(&meaning.samples)),
+            ("failures_30s", model::failures_30s(&meaning.events)),
+        ] {
+            same(&format!("{view}, corrected"), &self.newest(view)?, &rows)?;
+        }
+        Ok(())
+    }
+
+    /// Returns the newest version of each window of a view.
+    fn newest(&self, view: &str) -> Result<Rows, String> {
+        let window = |row: &Value| Ok::<_, String>((time(row, "window_start")?, time(row, "window_end")?));
+        let mut newest: BTreeMap<(i64, i64), (i64, Vec<&Value>)> = BTreeMap::new();
+        for row in self.table(view) {
+            newest.entry(window(row)?).or_default().1.push(row);
+        }
+        for row in self.table(&format!("{view}_corrected")) {
+            let revision = number(row, "revision")?;
+            let known = newest.entry(window(row)?).or_default();
+            if revision > known.0 {
+                *known = (revision, Vec::new());
+            }
+            if revision == known.0 && row["withdrawn"] != true {
+                known.1.push(row);
+            }
+        }
+        let rows = newest.iter().flat_map(|((start, end), (_, rows))| rows.iter().map(|row| Ok((*start, *end, *row))));
+        view_rows(view, rows)
     }
 
     /// Returns the times of the late rows of `load_10s` on their topic, of records that were decided on once.

@@ -17,8 +17,10 @@ use super::world::{At, Shared, live};
 use crate::kafka::sink::Offset;
 use crate::model::time::EventTime;
 use crate::run::clock::Clock;
+use crate::run::corrector::Corrector;
 use crate::run::outlet::{Exit, Flush, Landed, may_pass};
 use crate::run::service;
+use crate::run::settings::Settings;
 use crate::store::tests::faulty::Faults;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Telemetry;
@@ -35,6 +37,8 @@ pub struct Committer {
     pub running: Option<BoxFuture<'static, Result<(), StoreError>>>,
     /// A failure that no retry mends.
     pub failed: Option<StoreError>,
+    /// The corrections, in the background as well.
+    pub corrector: Option<(Corrector, Arc<Settings>)>,
 }
 
 impl Committer {
@@ -52,6 +56,21 @@ impl Committer {
             self.faults.let_one();
             self.step();
         }
+        if self.corrector.is_some() && self.world.borrow_mut().happens(0.02) {
+            self.correct();
+        }
+    }
+
+    /// Corrects what there is to correct by now; returns how many windows have a new version.
+    pub fn correct(&mut self) -> usize {
+        let Some((corrector, settings)) = &mut self.corrector else { return 0 };
+        let mut windows = 0;
+        for view in settings.views.iter().filter(|view| view.correct_every.is_some()) {
+            // Nothing of it fails here: it writes nothing itself.
+            windows += self.runtime.block_on(corrector.correct(view, settings)).unwrap();
+        }
+        self.world.borrow_mut().tell(format!("{windows} windows are corrected"));
+        windows
     }
 
     /// Goes on until the next write waits, or nothing is left to do.

@@ -1,0 +1,371 @@
+//! Corrections: windows that rows came too late for are computed anew from the store, in the background, and kept as
+//! versions beside what was emitted. What was emitted stands, and what was said on its grounds is not taken back.
+//!
+//! Doing the same again changes nothing: a version is written only where rows differ from the newest. So a crash may fall
+//! between any two steps, and the position over the late rows only saves work.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use arrow::array::{
+    ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, TimestampMicrosecondArray, new_null_array,
+};
+use arrow::compute::concat_batches;
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
+use datafusion::logical_expr::{col, lit};
+use datafusion::prelude::SessionContext;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use super::core::VIEW_APP;
+use super::partition::{Held, HeldPartition};
+use super::settings::Settings;
+use super::stored::{self, Slice, column, each_batch, table_of, time};
+use super::{dimensions, rows};
+use crate::model::series::Interner;
+use crate::model::time::{EventTime, Span};
+use crate::query::{CORRECTED, REVISION, WITHDRAWN};
+use crate::store::{Store, TableSpec, columns};
+use crate::stream::definition::{Definition, family};
+use crate::stream::dimension::Table;
+use crate::stream::rebuild::LateBefore;
+use crate::stream::{Emission, Engine, Source};
+use crate::telemetry::Telemetry;
+
+/// The event time that is read at once; windows further apart are computed in passes of their own.
+const SLICE: Duration = Duration::from_secs(3600);
+/// How often it is looked whether a view is due.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Returns the table of a view's versions: its own columns, all but the window's bounds empty where a window is withdrawn.
+pub fn table_spec(view: &Definition, schema: &SchemaRef) -> TableSpec {
+    let is_bound = |field: &Field| matches!(field.name().as_str(), "window_start" | "window_end");
+    let of_view = schema.fields().iter().map(|field| field.as_ref().clone());
+    let of_view = of_view.map(|field| if is_bound(&field) { field } else { field.with_nullable(true) });
+    let own = [Field::new(REVISION, DataType::Int64, false), Field::new(WITHDRAWN, DataType::Boolean, false)];
+    TableSpec {
+        name: corrected(view),
+        schema: Arc::new(Schema::new(of_view.chain(own).collect::<Vec<_>>())),
+        day_of: None,
+        sort_by: vec!["window_end".to_owned()],
+        unique_by: None,
+    }
+}
+
+fn corrected(view: &Definition) -> String {
+    format!("{}{CORRECTED}", view.name)
+}
+
+/// Corrects the views that ask for it.
+pub struct Corrector {
+    store: Arc<Store>,
+    held: Held,
+    settings: watch::Receiver<Arc<Settings>>,
+    telemetry: Telemetry,
+    /// By table and partition: the late rows below were looked at in this run.
+    looked_at: HashMap<(String, String), i64>,
+}
+
+/// A partition with late rows that were not looked at.
+struct Due {
+    partition: HeldPartition,
+    /// From this offset on.
+    from: i64,
+    /// Records below are in the store, with whatever they were late for.
+    stored: i64,
+    /// Below this all is done after this turn.
+    done: i64,
+    has_late: bool,
+}
+
+impl Corrector {
+    pub fn new(
+        store: Arc<Store>,
+        held: Held,
+        settings: watch::Receiver<Arc<Settings>>,
+        telemetry: Telemetry,
+    ) -> Corrector {
+        Corrector { store, held, settings, telemetry, looked_at: HashMap::new() }
+    }
+
+    /// Corrects each view as often as it says, for good.
+    pub async fn run(mut self) {
+        let mut corrected_at: HashMap<Arc<str>, Instant> = HashMap::new();
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let settings = self.settings.borrow().clone();
+            for view in &settings.views {
+                let Some(every) = view.correct_every else { continue };
+                let last = *corrected_at.entry(view.name.clone()).or_insert_with(Instant::now);
+                if last.elapsed() < every {
+                    continue;
+                }
+                if let Err(error) = self.correct(view, &settings).await {
+                    warn!(view = &*view.name, error = format!("{error:#}"), "corrections are tried again later");
+                }
+                corrected_at.insert(view.name.clone(), Instant::now());
+            }
+        }
+    }
+
+    /// Corrects the windows of a view that rows were too late for, of all rows that are committed by now. Returns how many
+    /// windows have a new version.
+    pub async fn correct(&mut self, view: &Definition, settings: &Settings) -> Result<usize> {
+        let table = corrected(view);
+        let mut due = self.due(&table).await?;
+        let closed = self.store.position(&view.name, VIEW_APP).await?;
+        let (Some(closed), false) = (closed.map(EventTime::from_micros), due.is_empty()) else { return Ok(0) };
+        // Pinned after the positions: whatever they cover is in it.
+        let context = stored::session(&self.store)?;
+        let plan = Plan::of(view, settings).await?;
+        let dirty = plan.missed(&context, &mut due, closed).await?;
+        let mut windows = 0;
+        for run in runs(&dirty) {
+            let made = plan.compute(&context, run).await?;
+            let versions = plan.versions(&context, run, made).await?;
+            windows += versions.len();
+            if let Some(first) = versions.first() {
+                let rows = concat_batches(first.schema_ref(), &versions)?;
+                self.store.append(&table, Some(rows), &[])?;
+            }
+        }
+        let moved: Vec<(&str, i64)> =
+            due.iter().filter(|due| due.has_late).map(|due| (due.partition.app.as_str(), due.done)).collect();
+        if !moved.is_empty() {
+            self.store.append(&table, None, &moved)?;
+        }
+        for due in &due {
+            self.looked_at.insert((table.clone(), due.partition.app.clone()), due.done);
+        }
+        if windows > 0 {
+            self.telemetry.views.corrected(&view.name, windows as u64);
+            info!(view = &*view.name, windows, "windows corrected");
+        }
+        Ok(windows)
+    }
+
+    /// Returns the partitions of which late rows may be stored that were not looked at.
+    async fn due(&self, table: &str) -> Result<Vec<Due>> {
+        let mut due = Vec::new();
+        for partition in self.held.list() {
+            let stored = self.store.position(partition.table, &partition.app).await?.unwrap_or(0);
+            let before = self.store.position(table, &partition.app).await?.unwrap_or(0);
+            let looked_at = self.looked_at.get(&(table.to_owned(), partition.app.clone())).copied();
+            let from = looked_at.unwrap_or(0).max(before);
+            if from < stored {
+                due.push(Due { partition, from, stored, done: stored, has_late: false });
+            }
+        }
+        Ok(due)
+    }
+}
+
+/// Windows that are close enough to be computed in one pass.
+fn runs(dirty: &[Span]) -> impl Iterator<Item = &[Span]> {
+    dirty.chunk_by(|one, next| next.start.since(one.end) <= SLICE)
+}
+
+/// How one view is corrected: it, and all views it reads.
+struct Plan<'a> {
+    view: &'a Definition,
+    family: Vec<Definition>,
+    tables: Vec<Table>,
+    schema: SchemaRef,
+}
+
+impl<'a> Plan<'a> {
+    async fn of(view: &'a Definition, settings: &Settings) -> Result<Plan<'a>> {
+        let mut views: Vec<Definition> = family(&settings.views, &view.reads).into_iter().cloned().collect();
+        views.push(view.clone());
+        let tables = dimensions::read(&settings.dimensions).await?;
+        let mut plan = Plan { view, family: views, tables, schema: Arc::new(Schema::empty()) };
+        plan.schema = plan.engine().await?.views().last().context("the view was planned")?.1;
+        Ok(plan)
+    }
+
+    async fn engine(&self) -> Result<Engine> {
+        let events = columns::record_tables().into_iter().find(|table| table.name == "events");
+        let events = events.context("the table events is one of ours")?;
+        Ok(Engine::new(self.family.clone(), &self.tables, &events.schema).await?)
+    }
+
+    /// Returns the closed windows that lack a row, in order. Where one of a row's windows is not closed yet, the row is
+    /// looked at again the next time.
+    async fn missed(&self, context: &SessionContext, due: &mut [Due], closed: EventTime) -> Result<Vec<Span>> {
+        let mut engine = self.engine().await?;
+        // An engine may move to another thread, and not be seen from two.
+        let engine = &mut engine;
+        let names = self.family.iter().map(|view| lit(&*view.name)).collect();
+        let from = due.iter().map(|due| due.from).min().unwrap_or(0);
+        let rows = context.table("late").await?;
+        let rows = rows.filter(col("view").in_list(names, false).and(col("offset").gt_eq(lit(from))))?;
+        let mut dirty = BTreeSet::new();
+        let found = &mut dirty;
+        each_batch(rows, move |batch| {
+            for row in stored::late_rows(batch)? {
+                let of_row =
+                    |due: &&mut Due| *due.partition.key.0 == *row.topic && due.partition.key.1 == row.partition;
+                let Some(due) = due.iter_mut().find(of_row) else { continue };
+                if !(due.from..due.stored).contains(&row.offset) {
+                    continue;
+                }
+                due.has_late = true;
+                for window in engine.missed(&row.view, row.ts, row.closed_through) {
+                    match window.end <= closed {
+                        true => drop(found.insert(window)),
+                        false => due.done = due.done.min(row.offset),
+                    }
+                }
+            }
+            Ok(())
+        })
+        .await
+        .context("failed to read the late rows")?;
+        Ok(dirty.into_iter().collect())
+    }
+
+    /// Computes windows anew, from the first of a run to the last: what the view had emitted if no row had been late.
+    async fn compute(&self, context: &SessionContext, run: &[Span]) -> Result<Vec<Emission>> {
+        let (Some(first), Some(last)) = (run.first(), run.last()) else { return Ok(Vec::new()) };
+        let mut engine = self.engine().await?;
+        let to = last.end + engine.begin_with(*first);
+        let mut interner = Interner::new(usize::MAX);
+        let mut made = Vec::new();
+        for source in [Source::Metrics, Source::Events] {
+            let Some(mut at) = engine.needs_from(source) else { continue };
+            while at < to {
+                let slice = Slice { from: Some(at), to: Some(to.min(at.floor(SLICE) + SLICE)) };
+                at = take_in(&mut engine, &mut interner, context, source, slice).await?;
+                made.extend(engine.settle(source, at).await?);
+            }
+        }
+        made.retain(|emission| emission.view == self.view.name && run.binary_search(&emission.window).is_ok());
+        Ok(made)
+    }
+
+    /// Makes a new version of each window of a run whose rows are not those of its newest.
+    async fn versions(&self, context: &SessionContext, run: &[Span], made: Vec<Emission>) -> Result<Vec<RecordBatch>> {
+        let emitted = Newest::read(context, &self.view.name, &self.schema, run).await?;
+        let newest = Newest::read(context, &corrected(self.view), &self.schema, run).await?;
+        let mut by_window: BTreeMap<Span, Vec<RecordBatch>> = BTreeMap::new();
+        made.into_iter().for_each(|emission| by_window.entry(emission.window).or_default().push(emission.rows));
+        let mut versions = Vec::new();
+        for window in run {
+            let rows = concat_batches(&self.schema, by_window.get(window).into_iter().flatten())?;
+            let before = newest.windows.get(window).or(emitted.windows.get(window));
+            if text_of_rows(&rows) == before.map(|before| before.rows.clone()).unwrap_or_default() {
+                continue;
+            }
+            let revision = newest.windows.get(window).map_or(1, |newest| newest.revision + 1);
+            versions.push(self.version(*window, &rows, revision)?);
+        }
+        Ok(versions)
+    }
+
+    fn version(&self, window: Span, rows: &RecordBatch, revision: i64) -> Result<RecordBatch> {
+        let schema = table_spec(self.view, &self.schema).schema;
+        let (count, withdrawn) = (rows.num_rows().max(1), rows.num_rows() == 0);
+        let column = |field: &Arc<Field>| -> Result<ArrayRef> {
+            let bound = |at: EventTime| TimestampMicrosecondArray::from_value(at.as_micros(), 1).with_timezone("UTC");
+            Ok(match field.name().as_str() {
+                REVISION => Arc::new(Int64Array::from_value(revision, count)),
+                WITHDRAWN => Arc::new(BooleanArray::from(vec![withdrawn; count])),
+                "window_start" if withdrawn => Arc::new(bound(window.start)),
+                "window_end" if withdrawn => Arc::new(bound(window.end)),
+                _ if withdrawn => new_null_array(field.data_type(), 1),
+                name => stored::column(rows, name)?.clone(),
+            })
+        };
+        let columns = schema.fields().iter().map(column).collect::<Result<Vec<_>>>()?;
+        Ok(RecordBatch::try_new(schema, columns)?)
+    }
+}
+
+/// Gives an engine the stored rows of a slice; returns where the slice ends.
+async fn take_in(
+    engine: &mut Engine,
+    interner: &mut Interner,
+    context: &SessionContext,
+    source: Source,
+    slice: Slice,
+) -> Result<EventTime> {
+    let mut none_late = LateBefore::default();
+    if source == Source::Metrics {
+        let mut seen: HashSet<i64> = HashSet::new();
+        let ids = slice.of(context, table_of(source)).await?.select_columns(&["series_id"])?.distinct()?;
+        each_batch(ids, |batch| {
+            seen.extend(column(batch, "series_id")?.as_primitive::<Int64Type>().values());
+            Ok(())
+        })
+        .await?;
+        stored::intern(interner, context.table("series").await?, |id| seen.contains(&id.0)).await?;
+    }
+    let rows = slice.of(context, table_of(source)).await?;
+    each_batch(rows, |batch| match source {
+        Source::Metrics => {
+            Ok(engine.rebuild_from_samples(&stored::samples(interner, batch)?, interner, &mut none_late)?)
+        }
+        Source::Events => Ok(engine.rebuild_from_events(batch, &mut none_late)?),
+    })
+    .await
+    .with_context(|| format!("failed to read rows of {} again", table_of(source)))?;
+    slice.to.context("a slice to compute anew has an end")
+}
+
+/// Returns rows as text, in order of the text: what two versions of a window are compared by.
+fn text_of_rows(batch: &RecordBatch) -> Vec<String> {
+    let mut texts: Vec<String> = rows::as_json(batch).into_iter().map(|(_, row)| row.to_string()).collect();
+    texts.sort_unstable();
+    texts
+}
+
+/// The newest version of each window of a run that a table has.
+struct Newest {
+    windows: BTreeMap<Span, Version>,
+}
+
+#[derive(Default)]
+struct Version {
+    revision: i64,
+    /// As text, in order of the text.
+    rows: Vec<String>,
+}
+
+impl Newest {
+    async fn read(context: &SessionContext, table: &str, schema: &SchemaRef, run: &[Span]) -> Result<Newest> {
+        let mut windows: BTreeMap<Span, Version> = BTreeMap::new();
+        let (Some(first), Some(last)) = (run.first(), run.last()) else { return Ok(Newest { windows }) };
+        let of_run = col("window_end").between(time(first.end), time(last.end));
+        each_batch(context.table(table).await?.filter(of_run)?, |batch| {
+            let bounds = |name| Ok::<_, anyhow::Error>(column(batch, name)?.as_primitive::<TimestampMicrosecondType>());
+            let (starts, ends) = (bounds("window_start")?, bounds("window_end")?);
+            let version = |name| batch.column_by_name(name);
+            let names: Vec<usize> = schema
+                .fields()
+                .iter()
+                .map(|field| batch.schema_ref().index_of(field.name()))
+                .collect::<Result<_, _>>()?;
+            let texts = rows::as_json(&batch.project(&names)?);
+            for (row, (_, text)) in texts.into_iter().enumerate() {
+                let at = |of: &arrow::array::PrimitiveArray<_>| EventTime::from_micros(of.value(row));
+                let window = Span::new(at(starts), at(ends));
+                let revision = version(REVISION).map_or(0, |of| of.as_primitive::<Int64Type>().value(row));
+                let withdrawn = version(WITHDRAWN).is_some_and(|of| of.as_boolean().value(row));
+                let known = windows.entry(window).or_default();
+                if revision > known.revision {
+                    *known = Version { revision, rows: Vec::new() };
+                }
+                if revision == known.revision && !withdrawn {
+                    known.rows.push(text.to_string());
+                }
+            }
+            Ok(())
+        })
+        .await
+        .with_context(|| format!("failed to read the windows of {table}"))?;
+        windows.values_mut().for_each(|version| version.rows.sort_unstable());
+        Ok(Newest { windows })
+    }
+}
