@@ -62,15 +62,18 @@ fn corrected(view: &Definition) -> String {
 pub struct Corrector {
     store: Arc<Store>,
     held: Held,
-    settings: watch::Receiver<Arc<Settings>>,
     telemetry: Telemetry,
+    /// What the plans are made of, and those made so far.
+    settings: Arc<Settings>,
+    plans: HashMap<Arc<str>, Plan>,
     /// By table and partition: the late rows below were looked at in this run.
     looked_at: HashMap<(String, String), i64>,
 }
 
-/// A partition with late rows that were not looked at.
+/// A partition with late rows that may not have been looked at.
 struct Due {
-    partition: HeldPartition,
+    /// Its name in the store's transactions.
+    app: String,
     /// From this offset on.
     from: i64,
     /// Records below are in the store, with whatever they were late for.
@@ -80,29 +83,30 @@ struct Due {
     has_late: bool,
 }
 
+/// By topic and number.
+type DuePartitions = HashMap<(String, i32), Due>;
+
 impl Corrector {
-    pub fn new(
-        store: Arc<Store>,
-        held: Held,
-        settings: watch::Receiver<Arc<Settings>>,
-        telemetry: Telemetry,
-    ) -> Corrector {
-        Corrector { store, held, settings, telemetry, looked_at: HashMap::new() }
+    pub fn new(store: Arc<Store>, held: Held, settings: Arc<Settings>, telemetry: Telemetry) -> Corrector {
+        Corrector { store, held, telemetry, settings, plans: HashMap::new(), looked_at: HashMap::new() }
     }
 
-    /// Corrects each view as often as it says, for good.
-    pub async fn run(mut self) {
+    /// Corrects each view as often as it says, for good. `current`: the settings, whenever they change.
+    pub async fn run(mut self, current: watch::Receiver<Arc<Settings>>) {
         let mut corrected_at: HashMap<Arc<str>, Instant> = HashMap::new();
         loop {
             tokio::time::sleep(LOOK).await;
-            let settings = self.settings.borrow().clone();
-            for view in &settings.views {
+            if !Arc::ptr_eq(&self.settings, &current.borrow()) {
+                self.settings = current.borrow().clone();
+                self.plans.clear();
+            }
+            for view in &self.settings.clone().views {
                 let Some(every) = view.correct_every else { continue };
                 let last = *corrected_at.entry(view.name.clone()).or_insert_with(Instant::now);
                 if last.elapsed() < every {
                     continue;
                 }
-                if let Err(error) = self.correct(view, &settings).await {
+                if let Err(error) = self.correct(view).await {
                     warn!(view = &*view.name, error = format!("{error:#}"), "corrections are tried again later");
                 }
                 corrected_at.insert(view.name.clone(), Instant::now());
@@ -112,32 +116,30 @@ impl Corrector {
 
     /// Corrects the windows of a view that rows were too late for, of all rows that are committed by now. Returns how many
     /// windows have a new version.
-    pub async fn correct(&mut self, view: &Definition, settings: &Settings) -> Result<usize> {
+    ///
+    /// # Errors
+    /// A store that cannot be read. The next call does what this one did not.
+    pub async fn correct(&mut self, view: &Definition) -> Result<usize> {
         let table = corrected(view);
         let mut due = self.due(&table).await?;
         let closed = self.store.position(&view.name, VIEW_APP).await?;
         let (Some(closed), false) = (closed.map(EventTime::from_micros), due.is_empty()) else { return Ok(0) };
         // Pinned after the positions: whatever they cover is in it.
         let context = stored::session(&self.store)?;
-        let plan = Plan::of(view, settings).await?;
-        let dirty = plan.missed(&context, &mut due, closed).await?;
-        let mut windows = 0;
-        for run in runs(&dirty) {
-            let made = plan.compute(&context, run).await?;
-            let versions = plan.versions(&context, run, made).await?;
-            windows += versions.len();
-            if let Some(first) = versions.first() {
-                let rows = concat_batches(first.schema_ref(), &versions)?;
-                self.store.append(&table, Some(rows), &[])?;
-            }
-        }
-        let moved: Vec<(&str, i64)> =
-            due.iter().filter(|due| due.has_late).map(|due| (due.partition.app.as_str(), due.done)).collect();
+        let mut plan = match self.plans.remove(&view.name) {
+            Some(plan) => plan,
+            None => Plan::of(view, &self.settings).await?,
+        };
+        let windows = self.correct_by(&mut plan, &context, &mut due, closed).await;
+        self.plans.insert(view.name.clone(), plan);
+        let windows = windows?;
+        let moved = due.values().filter(|due| due.has_late).map(|due| (due.app.as_str(), due.done));
+        let moved: Vec<(&str, i64)> = moved.collect();
         if !moved.is_empty() {
             self.store.append(&table, None, &moved)?;
         }
-        for due in &due {
-            self.looked_at.insert((table.clone(), due.partition.app.clone()), due.done);
+        for Due { app, done, .. } in due.into_values() {
+            self.looked_at.insert((table.clone(), app), done);
         }
         if windows > 0 {
             self.telemetry.views.corrected(&view.name, windows as u64);
@@ -146,16 +148,36 @@ impl Corrector {
         Ok(windows)
     }
 
+    async fn correct_by(
+        &mut self,
+        plan: &mut Plan,
+        context: &SessionContext,
+        due: &mut DuePartitions,
+        closed: EventTime,
+    ) -> Result<usize> {
+        let mut windows = 0;
+        for run in runs(&plan.missed(context, due, closed).await?) {
+            let made = plan.compute(context, run).await?;
+            let versions = plan.versions(context, run, made).await?;
+            windows += versions.len();
+            if let Some(first) = versions.first() {
+                let rows = concat_batches(first.schema_ref(), &versions)?;
+                self.store.append(&corrected(&plan.view), Some(rows), &[])?;
+            }
+        }
+        Ok(windows)
+    }
+
     /// Returns the partitions of which late rows may be stored that were not looked at.
-    async fn due(&self, table: &str) -> Result<Vec<Due>> {
-        let mut due = Vec::new();
-        for partition in self.held.list() {
-            let stored = self.store.position(partition.table, &partition.app).await?.unwrap_or(0);
-            let before = self.store.position(table, &partition.app).await?.unwrap_or(0);
-            let looked_at = self.looked_at.get(&(table.to_owned(), partition.app.clone())).copied();
+    async fn due(&mut self, table: &str) -> Result<DuePartitions> {
+        let mut due = DuePartitions::new();
+        for HeldPartition { key, app, table: of_records } in self.held.list() {
+            let stored = self.store.position(of_records, &app).await?.unwrap_or(0);
+            let before = self.store.position(table, &app).await?.unwrap_or(0);
+            let looked_at = self.looked_at.get(&(table.to_owned(), app.clone())).copied();
             let from = looked_at.unwrap_or(0).max(before);
             if from < stored {
-                due.push(Due { partition, from, stored, done: stored, has_late: false });
+                due.insert((key.0.to_string(), key.1), Due { app, from, stored, done: stored, has_late: false });
             }
         }
         Ok(due)
@@ -168,46 +190,43 @@ fn runs(dirty: &[Span]) -> impl Iterator<Item = &[Span]> {
 }
 
 /// How one view is corrected: it, and all views it reads.
-struct Plan<'a> {
-    view: &'a Definition,
+struct Plan {
+    view: Definition,
     family: Vec<Definition>,
     tables: Vec<Table>,
     schema: SchemaRef,
+    /// Takes in no row; tells what the views mean.
+    engine: Engine,
 }
 
-impl<'a> Plan<'a> {
-    async fn of(view: &'a Definition, settings: &Settings) -> Result<Plan<'a>> {
-        let mut views: Vec<Definition> = family(&settings.views, &view.reads).into_iter().cloned().collect();
-        views.push(view.clone());
+impl Plan {
+    async fn of(view: &Definition, settings: &Settings) -> Result<Plan> {
+        let mut family: Vec<Definition> = family(&settings.views, &view.reads).into_iter().cloned().collect();
+        family.push(view.clone());
         let tables = dimensions::read(&settings.dimensions).await?;
-        let mut plan = Plan { view, family: views, tables, schema: Arc::new(Schema::empty()) };
-        plan.schema = plan.engine().await?.views().last().context("the view was planned")?.1;
-        Ok(plan)
-    }
-
-    async fn engine(&self) -> Result<Engine> {
-        let events = columns::record_tables().into_iter().find(|table| table.name == "events");
-        let events = events.context("the table events is one of ours")?;
-        Ok(Engine::new(self.family.clone(), &self.tables, &events.schema).await?)
+        let engine = engine(&family, &tables).await?;
+        let schema = engine.views().last().context("the view was planned")?.1;
+        Ok(Plan { view: view.clone(), family, tables, schema, engine })
     }
 
     /// Returns the closed windows that lack a row, in order. Where one of a row's windows is not closed yet, the row is
     /// looked at again the next time.
-    async fn missed(&self, context: &SessionContext, due: &mut [Due], closed: EventTime) -> Result<Vec<Span>> {
-        let mut engine = self.engine().await?;
-        // An engine may move to another thread, and not be seen from two.
-        let engine = &mut engine;
+    async fn missed(
+        &mut self,
+        context: &SessionContext,
+        due: &mut DuePartitions,
+        closed: EventTime,
+    ) -> Result<Vec<Span>> {
         let names = self.family.iter().map(|view| lit(&*view.name)).collect();
-        let from = due.iter().map(|due| due.from).min().unwrap_or(0);
+        let from = due.values().map(|due| due.from).min().unwrap_or(0);
         let rows = context.table("late").await?;
         let rows = rows.filter(col("view").in_list(names, false).and(col("offset").gt_eq(lit(from))))?;
         let mut dirty = BTreeSet::new();
-        let found = &mut dirty;
+        // An engine may move to another thread, and not be seen from two.
+        let (found, engine) = (&mut dirty, &mut self.engine);
         each_batch(rows, move |batch| {
             for row in stored::late_rows(batch)? {
-                let of_row =
-                    |due: &&mut Due| *due.partition.key.0 == *row.topic && due.partition.key.1 == row.partition;
-                let Some(due) = due.iter_mut().find(of_row) else { continue };
+                let Some(due) = due.get_mut(&(row.topic, row.partition)) else { continue };
                 if !(due.from..due.stored).contains(&row.offset) {
                     continue;
                 }
@@ -227,9 +246,9 @@ impl<'a> Plan<'a> {
     }
 
     /// Computes windows anew, from the first of a run to the last: what the view had emitted if no row had been late.
-    async fn compute(&self, context: &SessionContext, run: &[Span]) -> Result<Vec<Emission>> {
+    async fn compute(&mut self, context: &SessionContext, run: &[Span]) -> Result<Vec<Emission>> {
         let (Some(first), Some(last)) = (run.first(), run.last()) else { return Ok(Vec::new()) };
-        let mut engine = self.engine().await?;
+        let mut engine = engine(&self.family, &self.tables).await?;
         let to = last.end + engine.begin_with(*first);
         let mut interner = Interner::new(usize::MAX);
         let mut made = Vec::new();
@@ -246,9 +265,14 @@ impl<'a> Plan<'a> {
     }
 
     /// Makes a new version of each window of a run whose rows are not those of its newest.
-    async fn versions(&self, context: &SessionContext, run: &[Span], made: Vec<Emission>) -> Result<Vec<RecordBatch>> {
+    async fn versions(
+        &mut self,
+        context: &SessionContext,
+        run: &[Span],
+        made: Vec<Emission>,
+    ) -> Result<Vec<RecordBatch>> {
         let emitted = Newest::read(context, &self.view.name, &self.schema, run).await?;
-        let newest = Newest::read(context, &corrected(self.view), &self.schema, run).await?;
+        let newest = Newest::read(context, &corrected(&self.view), &self.schema, run).await?;
         let mut by_window: BTreeMap<Span, Vec<RecordBatch>> = BTreeMap::new();
         made.into_iter().for_each(|emission| by_window.entry(emission.window).or_default().push(emission.rows));
         let mut versions = Vec::new();
@@ -265,7 +289,7 @@ impl<'a> Plan<'a> {
     }
 
     fn version(&self, window: Span, rows: &RecordBatch, revision: i64) -> Result<RecordBatch> {
-        let schema = table_spec(self.view, &self.schema).schema;
+        let schema = table_spec(&self.view, &self.schema).schema;
         let (count, withdrawn) = (rows.num_rows().max(1), rows.num_rows() == 0);
         let column = |field: &Arc<Field>| -> Result<ArrayRef> {
             let bound = |at: EventTime| TimestampMicrosecondArray::from_value(at.as_micros(), 1).with_timezone("UTC");
@@ -281,6 +305,12 @@ impl<'a> Plan<'a> {
         let columns = schema.fields().iter().map(column).collect::<Result<Vec<_>>>()?;
         Ok(RecordBatch::try_new(schema, columns)?)
     }
+}
+
+async fn engine(family: &[Definition], tables: &[Table]) -> Result<Engine> {
+    let events = columns::record_tables().into_iter().find(|table| table.name == "events");
+    let events = events.context("the table events is one of ours")?;
+    Ok(Engine::new(family.to_vec(), tables, &events.schema).await?)
 }
 
 /// Gives an engine the stored rows of a slice; returns where the slice ends.

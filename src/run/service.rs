@@ -112,7 +112,7 @@ pub async fn run(
     let (requests, reloads) = mpsc::channel();
     let (settled, current) = watch::channel(settings.clone());
     let held = Held::default();
-    let corrector = Corrector::new(store.clone(), held.clone(), current, telemetry.clone());
+    let corrector = Corrector::new(store.clone(), held.clone(), settings.clone(), telemetry.clone());
     let reloader =
         reread.map(|reread| Arc::new(Reloader::new(reread, settled, store.clone(), telemetry.clone(), requests)));
     bound(listener.address());
@@ -135,7 +135,7 @@ pub async fn run(
     };
     let (committer_stop, committer) = spawn_committer(&settings, &store, &telemetry, &obstacles);
     telemetry.reloads.taken_up(clock::now_secs());
-    let correcting = tokio::spawn(corrector.run());
+    let correcting = tokio::spawn(corrector.run(current));
     let on_hangup = reloader.map(|reloader| tokio::spawn(reload::on_hangup(reloader)));
     let workers = Workers { stop, thread, core_ended, committer_stop, committer };
     let done = workers.work_until(shutdown, &store).await;

@@ -24,7 +24,6 @@ use bellwether::stream::definition::{Definition, Definitions, family};
 use bellwether::stream::window::Window;
 use bellwether::telemetry::Telemetry;
 use serde_json::Value;
-use tokio::sync::watch;
 
 use crate::views;
 
@@ -75,14 +74,14 @@ async fn check(folder: &Path) -> Result<Vec<bool>, String> {
     feed(&mut core, folder).await.map_err(said)?;
     store.commit().await.map_err(|e| e.to_string())?;
 
-    let (_, current) = watch::channel(settings.clone());
-    let mut corrector = Corrector::new(store.clone(), core.held.clone(), current, Telemetry::default());
+    let new = || Corrector::new(store.clone(), core.held.clone(), settings.clone(), Telemetry::default());
+    let mut corrector = new();
     let pinned = store.clone();
     let queries = query::Engine::new(settings.query.clone(), Arc::new(move || pinned.pin()), Vec::new()).unwrap();
     let mut changed = Vec::new();
     for view in settings.views.iter().filter(|view| view.correct_every.is_some()) {
         let wanted = views::rows_as_json(expected.get(&view.name).map_or(&[], Vec::as_slice));
-        let windows = corrector.correct(view, &settings).await.map_err(said)?;
+        let windows = corrector.correct(view).await.map_err(said)?;
         let compared = |rows: Vec<Value>| views::compare(wanted.clone(), rows, &views::tolerances(folder));
         compared(read(&queries, &view.name).await).map_err(|what| format!("{}: {what}", view.name))?;
         let emitted = compared(read(&queries, &format!("{}_emitted", view.name)).await);
@@ -92,9 +91,7 @@ async fn check(folder: &Path) -> Result<Vec<bool>, String> {
         changed.push(emitted.is_err());
         store.commit().await.map_err(|e| e.to_string())?;
         // Another process that knows nothing of this finds nothing to do.
-        let (_, current) = watch::channel(settings.clone());
-        let mut other = Corrector::new(store.clone(), core.held.clone(), current, Telemetry::default());
-        assert_eq!(other.correct(view, &settings).await.map_err(said)?, 0, "{} is corrected twice", view.name);
+        assert_eq!(new().correct(view).await.map_err(said)?, 0, "{} is corrected twice", view.name);
     }
     Ok(changed)
 }

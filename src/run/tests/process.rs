@@ -67,7 +67,7 @@ impl Committer {
         let mut windows = 0;
         for view in settings.views.iter().filter(|view| view.correct_every.is_some()) {
             // Nothing of it fails here: it writes nothing itself.
-            windows += self.runtime.block_on(corrector.correct(view, settings)).unwrap();
+            windows += self.runtime.block_on(corrector.correct(view)).unwrap();
         }
         self.world.borrow_mut().tell(format!("{windows} windows are corrected"));
         windows

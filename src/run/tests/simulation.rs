@@ -211,8 +211,7 @@ impl Machine {
             let core = service::build_core(&settings, engine, &store, &telemetry).await?;
             anyhow::Ok((store, core))
         })?;
-        let (_, current) = tokio::sync::watch::channel(settings.clone());
-        let corrector = Corrector::new(store.clone(), core.held.clone(), current, telemetry.clone());
+        let corrector = Corrector::new(store.clone(), core.held.clone(), settings.clone(), telemetry.clone());
         self.note_unsure(&store)?;
         let world = self.world.clone();
         let committer = Rc::new(RefCell::new(Committer {
