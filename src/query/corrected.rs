@@ -18,8 +18,9 @@ pub const WITHDRAWN: &str = "withdrawn";
 /// Returns, for each table whose windows are corrected, its name and the query for the newest version of each window, in
 /// which the table itself goes by its name with [`EMITTED`].
 pub(super) fn newest(tables: &[(String, Arc<dyn TableProvider>)]) -> Vec<(String, String)> {
-    let has = |name: &str| tables.iter().any(|(table, _)| table == name);
-    let corrected = tables.iter().filter(|(name, _)| has(&format!("{name}{CORRECTED}")));
+    let is_of_versions =
+        |name: &str| tables.iter().any(|(table, rows)| table == name && rows.schema().index_of(REVISION).is_ok());
+    let corrected = tables.iter().filter(|(name, _)| is_of_versions(&format!("{name}{CORRECTED}")));
     corrected.map(|(name, table)| (name.clone(), query(name, &table.schema()))).collect()
 }
 

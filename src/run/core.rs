@@ -168,16 +168,16 @@ impl Core {
     pub fn send_late_again(&mut self, key: &PartitionKey, row: &columns::LateRow) {
         let Some(topic) = self.late_topic(&row.view) else { return };
         let record = effects::late_row(topic, row);
-        if let Some(partition) = self.partitions.find(&key.0, key.1).and_then(|at| self.partitions.get_mut(at)) {
+        if let Some(partition) = self.partitions.of_mut(key) {
             partition.unsent.entry(row.offset).or_default().push(record);
         }
     }
 
-    /// Takes in a late row that an earlier run stored without its record: read again, it is late anew or not late any more,
-    /// and is not noted twice.
-    pub fn note_late_before(&mut self, key: &PartitionKey, row: columns::LateRow) {
-        if let Some(partition) = self.partitions.find(&key.0, key.1).and_then(|at| self.partitions.get_mut(at)) {
-            partition.late_before.get_or_insert_default().push(row);
+    /// Takes in the late rows that an earlier run stored without their records, by offset: read again, they are not noted
+    /// twice, and what is late only now is noted.
+    pub fn know_late_before(&mut self, key: &PartitionKey, rows: BTreeMap<i64, Vec<columns::LateRow>>) {
+        if let Some(partition) = self.partitions.of_mut(key) {
+            partition.late_before = Some(rows);
         }
     }
 
@@ -205,8 +205,9 @@ impl Core {
     /// would look like records that were deleted unread. Tells whether it moved.
     pub fn skip_to(&mut self, key: &PartitionKey, position: i64) -> Result<bool> {
         let table = self.table_of(&key.0)?;
-        let partition = self.partitions.find(&key.0, key.1).and_then(|at| self.partitions.get_mut(at));
-        let Some(partition) = partition.filter(|partition| partition.next < position) else { return Ok(false) };
+        let Some(partition) = self.partitions.of_mut(key).filter(|partition| partition.next < position) else {
+            return Ok(false);
+        };
         partition.next = position;
         if position > partition.done_before.stored {
             self.store.append(table, None, &[(&partition.app, position)])?;
@@ -227,11 +228,8 @@ impl Core {
 
     /// Lets a partition that is read to its end and silent step aside.
     pub fn set_idle(&mut self, key: &PartitionKey) {
-        if let Some(at) = self.partitions.find(&key.0, key.1)
-            && let Some(partition) = self.partitions.get(at)
-        {
-            let source = source_of(self.inputs[partition.input].format);
-            self.engine.clock(source).set_idle(key);
+        if let Some(partition) = self.partitions.of_mut(key) {
+            self.engine.clock(source_of(self.inputs[partition.input].format)).set_idle(key);
         }
     }
 
@@ -462,7 +460,10 @@ impl Core {
         partitions.sort_unstable();
         partitions.dedup();
         let batch = columns::records(&rows, &self.store.schema("late")?)?;
-        Ok(self.store.append("late", Some(batch), &self.positions(&partitions, None))?)
+        let mine = partitions.iter().filter_map(|&at| self.partitions.get(at));
+        // Where an earlier run came further, what lies between is noted already.
+        let at: Vec<_> = mine.map(|of| (of.app.as_str(), of.next.max(of.done_before.late))).collect();
+        Ok(self.store.append("late", Some(batch), &at)?)
     }
 
     /// Returns the number of effects that wait.

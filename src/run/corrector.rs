@@ -2,9 +2,12 @@
 //! versions beside what was emitted. What was emitted stands, and what was said on its grounds is not taken back.
 //!
 //! Doing the same again changes nothing: a version is written only where rows differ from the newest. So a crash may fall
-//! between any two steps, and the position over the late rows only saves work.
+//! between any two steps, and the position over the late rows only saves work. What is dirty is told by too much rather than
+//! too little.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+mod versions;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +16,7 @@ use arrow::array::{
     ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, TimestampMicrosecondArray, new_null_array,
 };
 use arrow::compute::concat_batches;
-use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use datafusion::logical_expr::{col, lit};
 use datafusion::prelude::SessionContext;
 use tokio::sync::watch;
@@ -22,9 +25,8 @@ use tracing::{info, warn};
 use super::core::VIEW_APP;
 use super::partition::{Held, HeldPartition};
 use super::settings::Settings;
-use super::stored::{self, Slice, column, each_batch, table_of, time};
-use super::{dimensions, rows};
-use crate::model::series::Interner;
+use super::stored::{self, Slice, column, each_batch, table_of};
+use crate::model::series::{Interner, SeriesId};
 use crate::model::time::{EventTime, Span};
 use crate::query::{CORRECTED, REVISION, WITHDRAWN};
 use crate::store::{Store, TableSpec, columns};
@@ -34,8 +36,12 @@ use crate::stream::rebuild::LateBefore;
 use crate::stream::{Emission, Engine, Source};
 use crate::telemetry::Telemetry;
 
-/// The event time that is read at once; windows further apart are computed in passes of their own.
-const SLICE: Duration = Duration::from_secs(3600);
+/// The event time that is read at once: windows are closed behind it, so that few are open at a time.
+const SLICE: Duration = Duration::from_secs(300);
+/// The event time that one pass goes over, and the gap between windows that begins another.
+const PASS: Duration = Duration::from_secs(3600);
+/// The name under which a table of versions remembers where the present meaning of its view begins.
+const SINCE_APP: &str = "bellwether/since";
 /// How often it is looked whether a view is due.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -58,13 +64,28 @@ fn corrected(view: &Definition) -> String {
     format!("{}{CORRECTED}", view.name)
 }
 
+/// Notes that a view begins anew: what it emitted before is of another meaning, or is not there, and stays so.
+pub fn begins(store: &Store, view: &Definition, at: EventTime) -> Result<()> {
+    match view.correct_every {
+        Some(_) => Ok(store.append(&corrected(view), None, &[(SINCE_APP, at.as_micros())])?),
+        None => Ok(()),
+    }
+}
+
+/// What is running.
+pub struct Current {
+    pub settings: Arc<Settings>,
+    /// The dimension tables as the running views have them.
+    pub tables: Vec<Table>,
+}
+
 /// Corrects the views that ask for it.
 pub struct Corrector {
     store: Arc<Store>,
     held: Held,
     telemetry: Telemetry,
     /// What the plans are made of, and those made so far.
-    settings: Arc<Settings>,
+    current: Arc<Current>,
     plans: HashMap<Arc<str>, Plan>,
     /// By table and partition: the late rows below were looked at in this run.
     looked_at: HashMap<(String, String), i64>,
@@ -87,23 +108,22 @@ struct Due {
 type DuePartitions = HashMap<(String, i32), Due>;
 
 impl Corrector {
-    pub fn new(store: Arc<Store>, held: Held, settings: Arc<Settings>, telemetry: Telemetry) -> Corrector {
-        Corrector { store, held, telemetry, settings, plans: HashMap::new(), looked_at: HashMap::new() }
+    pub fn new(store: Arc<Store>, held: Held, current: Arc<Current>, telemetry: Telemetry) -> Corrector {
+        Corrector { store, held, telemetry, current, plans: HashMap::new(), looked_at: HashMap::new() }
     }
 
-    /// Corrects each view as often as it says, for good. `current`: the settings, whenever they change.
-    pub async fn run(mut self, current: watch::Receiver<Arc<Settings>>) {
+    /// Corrects each view as often as it says, for good. `current`: what is running, whenever that changes.
+    pub async fn run(mut self, current: watch::Receiver<Arc<Current>>) {
         let mut corrected_at: HashMap<Arc<str>, Instant> = HashMap::new();
         loop {
             tokio::time::sleep(LOOK).await;
-            if !Arc::ptr_eq(&self.settings, &current.borrow()) {
-                self.settings = current.borrow().clone();
+            if !Arc::ptr_eq(&self.current, &current.borrow()) {
+                self.current = current.borrow().clone();
                 self.plans.clear();
             }
-            for view in &self.settings.clone().views {
+            for view in &self.current.settings.clone().views {
                 let Some(every) = view.correct_every else { continue };
-                let last = *corrected_at.entry(view.name.clone()).or_insert_with(Instant::now);
-                if last.elapsed() < every {
+                if corrected_at.get(&view.name).is_some_and(|last| last.elapsed() < every) {
                     continue;
                 }
                 if let Err(error) = self.correct(view).await {
@@ -128,9 +148,10 @@ impl Corrector {
         let context = stored::session(&self.store)?;
         let mut plan = match self.plans.remove(&view.name) {
             Some(plan) => plan,
-            None => Plan::of(view, &self.settings).await?,
+            None => Plan::of(view, &self.current).await?,
         };
-        let windows = self.correct_by(&mut plan, &context, &mut due, closed).await;
+        let since = self.store.position(&table, SINCE_APP).await?.map_or(EventTime::MIN, EventTime::from_micros);
+        let windows = self.correct_by(&mut plan, &context, &mut due, Span::new(since, closed)).await;
         self.plans.insert(view.name.clone(), plan);
         let windows = windows?;
         let moved = due.values().filter(|due| due.has_late).map(|due| (due.app.as_str(), due.done));
@@ -141,22 +162,24 @@ impl Corrector {
         for Due { app, done, .. } in due.into_values() {
             self.looked_at.insert((table.clone(), app), done);
         }
+        self.telemetry.views.corrected(&view.name, windows as u64);
         if windows > 0 {
-            self.telemetry.views.corrected(&view.name, windows as u64);
             info!(view = &*view.name, windows, "windows corrected");
         }
         Ok(windows)
     }
 
+    /// `within`: the windows that end after its start and at or before its end are the view's own.
     async fn correct_by(
         &mut self,
         plan: &mut Plan,
         context: &SessionContext,
         due: &mut DuePartitions,
-        closed: EventTime,
+        within: Span,
     ) -> Result<usize> {
+        let missed = plan.missed(context, due, within).await?;
         let mut windows = 0;
-        for run in runs(&plan.missed(context, due, closed).await?) {
+        for run in runs(&plan.unanswered(&missed)) {
             let made = plan.compute(context, run).await?;
             let versions = plan.versions(context, run, made).await?;
             windows += versions.len();
@@ -165,6 +188,7 @@ impl Corrector {
                 self.store.append(&corrected(&plan.view), Some(rows), &[])?;
             }
         }
+        plan.answered = missed;
         Ok(windows)
     }
 
@@ -184,9 +208,16 @@ impl Corrector {
     }
 }
 
-/// Windows that are close enough to be computed in one pass.
-fn runs(dirty: &[Span]) -> impl Iterator<Item = &[Span]> {
-    dirty.chunk_by(|one, next| next.start.since(one.end) <= SLICE)
+/// Cuts windows, in order, into those that one pass goes over.
+fn runs(mut dirty: &[Span]) -> impl Iterator<Item = &[Span]> {
+    std::iter::from_fn(move || {
+        let first = dirty.first()?;
+        let is_near = |pair: &[Span]| pair[1].start.since(pair[0].end) <= PASS && pair[1].end.since(first.end) <= PASS;
+        let len = 1 + dirty.windows(2).take_while(|pair| is_near(pair)).count();
+        let (run, rest) = dirty.split_at(len);
+        dirty = rest;
+        Some(run)
+    })
 }
 
 /// How one view is corrected: it, and all views it reads.
@@ -197,33 +228,38 @@ struct Plan {
     schema: SchemaRef,
     /// Takes in no row; tells what the views mean.
     engine: Engine,
+    /// The windows that the last turn found, with how many late rows each lacked: nothing new is to be said of those. They
+    /// are found again as long as one of a row's windows is open.
+    answered: BTreeMap<Span, usize>,
 }
 
 impl Plan {
-    async fn of(view: &Definition, settings: &Settings) -> Result<Plan> {
-        let mut family: Vec<Definition> = family(&settings.views, &view.reads).into_iter().cloned().collect();
+    async fn of(view: &Definition, current: &Current) -> Result<Plan> {
+        let mut family: Vec<Definition> = family(&current.settings.views, &view.reads).into_iter().cloned().collect();
         family.push(view.clone());
-        let tables = dimensions::read(&settings.dimensions).await?;
+        // No group may be left out that the windows had: a bound would make a window of many look as if it had few.
+        family.iter_mut().for_each(|view| view.state_bytes_max = usize::MAX);
+        let tables = current.tables.clone();
         let engine = engine(&family, &tables).await?;
         let schema = engine.views().last().context("the view was planned")?.1;
-        Ok(Plan { view: view.clone(), family, tables, schema, engine })
+        Ok(Plan { view: view.clone(), family, tables, schema, engine, answered: BTreeMap::new() })
     }
 
-    /// Returns the closed windows that lack a row, in order. Where one of a row's windows is not closed yet, the row is
-    /// looked at again the next time.
+    /// Returns the closed windows that may lack rows, and how many. Where one of a row's windows is not closed yet, the row
+    /// is looked at again the next time.
     async fn missed(
         &mut self,
         context: &SessionContext,
         due: &mut DuePartitions,
-        closed: EventTime,
-    ) -> Result<Vec<Span>> {
+        within: Span,
+    ) -> Result<BTreeMap<Span, usize>> {
         let names = self.family.iter().map(|view| lit(&*view.name)).collect();
         let from = due.values().map(|due| due.from).min().unwrap_or(0);
         let rows = context.table("late").await?;
         let rows = rows.filter(col("view").in_list(names, false).and(col("offset").gt_eq(lit(from))))?;
-        let mut dirty = BTreeSet::new();
+        let mut missed: BTreeMap<Span, usize> = BTreeMap::new();
         // An engine may move to another thread, and not be seen from two.
-        let (found, engine) = (&mut dirty, &mut self.engine);
+        let (found, engine) = (&mut missed, &mut self.engine);
         each_batch(rows, move |batch| {
             for row in stored::late_rows(batch)? {
                 let Some(due) = due.get_mut(&(row.topic, row.partition)) else { continue };
@@ -231,9 +267,9 @@ impl Plan {
                     continue;
                 }
                 due.has_late = true;
-                for window in engine.missed(&row.view, row.ts, row.closed_through) {
-                    match window.end <= closed {
-                        true => drop(found.insert(window)),
+                for window in engine.missed(&row.view, row.ts).into_iter().filter(|window| window.end > within.start) {
+                    match window.end <= within.end {
+                        true => *found.entry(window).or_default() += 1,
                         false => due.done = due.done.min(row.offset),
                     }
                 }
@@ -242,7 +278,15 @@ impl Plan {
         })
         .await
         .context("failed to read the late rows")?;
-        Ok(dirty.into_iter().collect())
+        Ok(missed)
+    }
+
+    fn unanswered(&self, missed: &BTreeMap<Span, usize>) -> Vec<Span> {
+        missed
+            .iter()
+            .filter(|(window, rows)| self.answered.get(window) != Some(rows))
+            .map(|(window, _)| *window)
+            .collect()
     }
 
     /// Computes windows anew, from the first of a run to the last: what the view had emitted if no row had been late.
@@ -257,10 +301,11 @@ impl Plan {
             while at < to {
                 let slice = Slice { from: Some(at), to: Some(to.min(at.floor(SLICE) + SLICE)) };
                 at = take_in(&mut engine, &mut interner, context, source, slice).await?;
-                made.extend(engine.settle(source, at).await?);
+                let closed = engine.settle(source, at).await?.into_iter();
+                let is_wanted = |one: &Emission| one.view == self.view.name && run.binary_search(&one.window).is_ok();
+                made.extend(closed.filter(is_wanted));
             }
         }
-        made.retain(|emission| emission.view == self.view.name && run.binary_search(&emission.window).is_ok());
         Ok(made)
     }
 
@@ -271,21 +316,21 @@ impl Plan {
         run: &[Span],
         made: Vec<Emission>,
     ) -> Result<Vec<RecordBatch>> {
-        let emitted = Newest::read(context, &self.view.name, &self.schema, run).await?;
-        let newest = Newest::read(context, &corrected(&self.view), &self.schema, run).await?;
+        let emitted = versions::newest(context, &self.view.name, &self.schema, run).await?;
+        let newest = versions::newest(context, &corrected(&self.view), &self.schema, run).await?;
         let mut by_window: BTreeMap<Span, Vec<RecordBatch>> = BTreeMap::new();
         made.into_iter().for_each(|emission| by_window.entry(emission.window).or_default().push(emission.rows));
-        let mut versions = Vec::new();
+        let mut made_anew = Vec::new();
         for window in run {
             let rows = concat_batches(&self.schema, by_window.get(window).into_iter().flatten())?;
-            let before = newest.windows.get(window).or(emitted.windows.get(window));
-            if text_of_rows(&rows) == before.map(|before| before.rows.clone()).unwrap_or_default() {
+            let before = newest.get(window).or(emitted.get(window));
+            if versions::comparable(&rows) == before.map_or(&[][..], |before| &before.rows) {
                 continue;
             }
-            let revision = newest.windows.get(window).map_or(1, |newest| newest.revision + 1);
-            versions.push(self.version(*window, &rows, revision)?);
+            let revision = newest.get(window).map_or(1, |newest| newest.revision + 1);
+            made_anew.push(self.version(*window, &rows, revision)?);
         }
-        Ok(versions)
+        Ok(made_anew)
     }
 
     fn version(&self, window: Span, rows: &RecordBatch, revision: i64) -> Result<RecordBatch> {
@@ -326,11 +371,14 @@ async fn take_in(
         let mut seen: HashSet<i64> = HashSet::new();
         let ids = slice.of(context, table_of(source)).await?.select_columns(&["series_id"])?.distinct()?;
         each_batch(ids, |batch| {
-            seen.extend(column(batch, "series_id")?.as_primitive::<Int64Type>().values());
+            let ids = column(batch, "series_id")?.as_primitive::<Int64Type>().values();
+            seen.extend(ids.iter().filter(|id| interner.find(SeriesId(**id)).is_none()));
             Ok(())
         })
         .await?;
-        stored::intern(interner, context.table("series").await?, |id| seen.contains(&id.0)).await?;
+        if !seen.is_empty() {
+            stored::intern(interner, context.table("series").await?, |id| seen.contains(&id.0)).await?;
+        }
     }
     let rows = slice.of(context, table_of(source)).await?;
     each_batch(rows, |batch| match source {
@@ -342,60 +390,4 @@ async fn take_in(
     .await
     .with_context(|| format!("failed to read rows of {} again", table_of(source)))?;
     slice.to.context("a slice to compute anew has an end")
-}
-
-/// Returns rows as text, in order of the text: what two versions of a window are compared by.
-fn text_of_rows(batch: &RecordBatch) -> Vec<String> {
-    let mut texts: Vec<String> = rows::as_json(batch).into_iter().map(|(_, row)| row.to_string()).collect();
-    texts.sort_unstable();
-    texts
-}
-
-/// The newest version of each window of a run that a table has.
-struct Newest {
-    windows: BTreeMap<Span, Version>,
-}
-
-#[derive(Default)]
-struct Version {
-    revision: i64,
-    /// As text, in order of the text.
-    rows: Vec<String>,
-}
-
-impl Newest {
-    async fn read(context: &SessionContext, table: &str, schema: &SchemaRef, run: &[Span]) -> Result<Newest> {
-        let mut windows: BTreeMap<Span, Version> = BTreeMap::new();
-        let (Some(first), Some(last)) = (run.first(), run.last()) else { return Ok(Newest { windows }) };
-        let of_run = col("window_end").between(time(first.end), time(last.end));
-        each_batch(context.table(table).await?.filter(of_run)?, |batch| {
-            let bounds = |name| Ok::<_, anyhow::Error>(column(batch, name)?.as_primitive::<TimestampMicrosecondType>());
-            let (starts, ends) = (bounds("window_start")?, bounds("window_end")?);
-            let version = |name| batch.column_by_name(name);
-            let names: Vec<usize> = schema
-                .fields()
-                .iter()
-                .map(|field| batch.schema_ref().index_of(field.name()))
-                .collect::<Result<_, _>>()?;
-            let texts = rows::as_json(&batch.project(&names)?);
-            for (row, (_, text)) in texts.into_iter().enumerate() {
-                let at = |of: &arrow::array::PrimitiveArray<_>| EventTime::from_micros(of.value(row));
-                let window = Span::new(at(starts), at(ends));
-                let revision = version(REVISION).map_or(0, |of| of.as_primitive::<Int64Type>().value(row));
-                let withdrawn = version(WITHDRAWN).is_some_and(|of| of.as_boolean().value(row));
-                let known = windows.entry(window).or_default();
-                if revision > known.revision {
-                    *known = Version { revision, rows: Vec::new() };
-                }
-                if revision == known.revision && !withdrawn {
-                    known.rows.push(text.to_string());
-                }
-            }
-            Ok(())
-        })
-        .await
-        .with_context(|| format!("failed to read the windows of {table}"))?;
-        windows.values_mut().for_each(|version| version.rows.sort_unstable());
-        Ok(Newest { windows })
-    }
 }

@@ -36,13 +36,6 @@ impl DoneBefore {
     }
 }
 
-impl Partition {
-    /// Tells whether a row was in time for an earlier run, which noted others as late beyond it, and is late now.
-    pub fn is_newly_late(&self, row: &LateRow) -> bool {
-        self.late_before.as_ref().is_some_and(|before| !before.iter().any(|known| known.is_same_row(row)))
-    }
-}
-
 /// The assigned partitions, for those who look at the store from other threads.
 #[derive(Clone, Debug, Default)]
 pub struct Held(Arc<Mutex<BTreeMap<PartitionKey, HeldPartition>>>);
@@ -95,8 +88,9 @@ pub struct Partition {
     pub done_before: DoneBefore,
     /// Late rows by the offset of their record: stored by an earlier run, and sent once that record is read again.
     pub unsent: BTreeMap<i64, Vec<Outgoing>>,
-    /// Late rows that an earlier run stored without their records, where there are any.
-    pub late_before: Option<Vec<LateRow>>,
+    /// Late rows that an earlier run stored without their records, by offset; none where rows that are judged anew are not
+    /// to be noted at all.
+    pub late_before: Option<BTreeMap<i64, Vec<LateRow>>>,
     /// The next offset to be read.
     pub next: i64,
     /// The greatest event time among the records of the batch in hand.
@@ -105,6 +99,14 @@ pub struct Partition {
     pub promised: Option<EventTime>,
     /// Whether it was told to stand aside, together with the promise.
     pub told_idle: bool,
+}
+
+impl Partition {
+    /// Tells whether a row was in time for an earlier run, which came further than its records were stored, and is late now.
+    pub fn is_newly_late(&self, row: &LateRow) -> bool {
+        let Some(before) = &self.late_before else { return false };
+        !before.get(&row.offset).into_iter().flatten().any(|known| known.is_same_row(row))
+    }
 }
 
 /// The partitions this instance reads.
@@ -135,6 +137,10 @@ impl Partitions {
 
     pub fn find(&self, topic: &Arc<str>, partition: i32) -> Option<usize> {
         self.by_key.get(&(topic.clone(), partition)).copied()
+    }
+
+    pub fn of_mut(&mut self, key: &PartitionKey) -> Option<&mut Partition> {
+        self.find(&key.0, key.1).and_then(|at| self.get_mut(at))
     }
 
     pub fn get_mut(&mut self, at: usize) -> Option<&mut Partition> {

@@ -8,9 +8,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 use tokio::sync::{Mutex, oneshot, watch};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::core::Prepared;
+use super::corrector::Current;
 use super::settings::Settings;
 use super::{clock, service};
 use crate::config::Config;
@@ -44,7 +45,7 @@ pub struct Report {
 pub struct Reloader {
     reread: Reread,
     /// What runs, for all to see.
-    current: watch::Sender<Arc<Settings>>,
+    current: watch::Sender<Arc<Current>>,
     /// One reload at a time.
     turn: Mutex<()>,
     store: Arc<Store>,
@@ -55,7 +56,7 @@ pub struct Reloader {
 impl Reloader {
     pub fn new(
         reread: Reread,
-        current: watch::Sender<Arc<Settings>>,
+        current: watch::Sender<Arc<Current>>,
         store: Arc<Store>,
         telemetry: Telemetry,
         requests: Sender<Request>,
@@ -90,7 +91,7 @@ impl Reloader {
         let _turn = self.turn.lock().await;
         let reread = Arc::clone(&self.reread);
         let settings = Arc::new(tokio::task::spawn_blocking(move || reread()).await??);
-        refuse_fixed(&self.current.borrow().config, &settings.config)?;
+        refuse_fixed(&self.current.borrow().settings.config, &settings.config)?;
         let engine = service::engine(&settings).await?;
         let rules = service::rules(&settings, &engine).await?;
         Insight::new(&settings.insight)?;
@@ -101,13 +102,18 @@ impl Reloader {
         for view in &settings.views {
             self.telemetry.views.declare(&view.name);
         }
+        let tables = engine.dimensions().to_vec();
         let (done, answer) = oneshot::channel();
         let prepared = Prepared { settings: settings.clone(), engine, rules };
         if self.requests.send(Request { prepared, done }).is_err() {
             bail!("the service is shutting down");
         }
         let adopted = answer.await.context("the service stopped before it had reloaded")?;
-        self.current.send_replace(settings);
+        // Where changed views begin is stored before anything is corrected by them.
+        if let Err(error) = self.store.commit().await {
+            warn!(error = service::chain(&error), "where changed views begin is stored later");
+        }
+        self.current.send_replace(Arc::new(Current { settings, tables }));
         let names = |of: std::collections::BTreeSet<Arc<str>>| of.iter().map(|name| name.to_string()).collect();
         Ok(Report {
             unchanged: adopted.kept.len() + adopted.rebuilt.len(),

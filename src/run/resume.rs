@@ -15,11 +15,13 @@ use datafusion::prelude::{DataFrame, SessionContext};
 use tracing::{info, warn};
 
 use super::core::{Core, LOOP_APP, LOOP_TABLES, VIEW_APP};
+use super::corrector;
 use super::partition::DoneBefore;
 use super::stored::{self, Slice, column, each_batch, session, table_of, time};
 use crate::model::series::{Interner, SeriesId};
 use crate::model::time::EventTime;
 use crate::store::Store;
+use crate::store::columns::LateRow;
 use crate::stream::rebuild::LateBefore;
 use crate::stream::watermark::PartitionKey;
 use crate::stream::window::Window;
@@ -114,7 +116,11 @@ async fn begin(core: &mut Core, store: &Store) -> Result<()> {
             core.engine.resume(&view, from);
             info!(view = &*view, %from, "a new view begins");
         }
-        store.append(&view, None, &[(VIEW_APP, from.as_micros().max(FROM_THE_BEGINNING))])?;
+        let from = from.max(EventTime::from_micros(FROM_THE_BEGINNING));
+        store.append(&view, None, &[(VIEW_APP, from.as_micros())])?;
+        if let Some((view, _)) = core.engine.views().find(|(one, _)| *one.name == *view) {
+            corrector::begins(store, view, from)?;
+        }
     }
     Ok(())
 }
@@ -123,28 +129,29 @@ async fn begin(core: &mut Core, store: &Store) -> Result<()> {
 /// are read again and pass by the windows, which will not tell of them a second time. And those whose records were not
 /// stored: they are judged anew, and must not be noted twice.
 pub async fn late_before_reading(core: &mut Core, store: &Store, key: &PartitionKey, done: DoneBefore) -> Result<()> {
-    // What was gathered and not sent is gathered anew, and tells of its late rows itself.
-    let sends = core.sends_late() && done.gathered.is_none();
-    let unsent = if sends { done.effects..done.stored } else { 0..0 };
-    let judged_anew = done.gathered.unwrap_or(done.stored)..done.late;
+    let unsent = if core.sends_late() { done.effects..done.stored } else { 0..0 };
+    let judged_anew = done.stored..done.late;
     if unsent.is_empty() && judged_anew.is_empty() {
         return Ok(());
     }
     let of_partition = col("topic").eq(lit(&*key.0)).and(col("partition").eq(lit(key.1)));
     let from = if unsent.is_empty() { judged_anew.start } else { unsent.start };
     let rows = session(store)?.table("late").await?.filter(of_partition.and(col("offset").gt_eq(lit(from))))?;
+    let mut known: BTreeMap<i64, Vec<LateRow>> = BTreeMap::new();
     each_batch(rows, |batch| {
         for late in stored::late_rows(batch)? {
             if unsent.contains(&late.offset) {
                 core.send_late_again(key, &late);
             } else if judged_anew.contains(&late.offset) {
-                core.note_late_before(key, late);
+                known.entry(late.offset).or_default().push(late);
             }
         }
         Ok(())
     })
     .await
-    .context("failed to read the late rows of a partition")
+    .context("failed to read the late rows of a partition")?;
+    core.know_late_before(key, known);
+    Ok(())
 }
 
 /// Returns the stored rows that were late for views whose closed windows are needed again.

@@ -16,7 +16,7 @@ use tracing::{error, info, warn};
 use super::clock::WallClock;
 use super::closed_loop::{self, ClosedLoop, Tick};
 use super::core::{self, Core};
-use super::corrector::{self, Corrector};
+use super::corrector::{self, Corrector, Current};
 use super::feed::KafkaFeed;
 use super::outlet::Outlet;
 use super::partition::Held;
@@ -110,9 +110,10 @@ pub async fn run(
     let query = Arc::new(query_engine(&settings, &store)?);
     let board = Board::default();
     let (requests, reloads) = mpsc::channel();
-    let (settled, current) = watch::channel(settings.clone());
+    let (settled, current) =
+        watch::channel(Arc::new(Current { settings: settings.clone(), tables: engine.dimensions().to_vec() }));
     let held = Held::default();
-    let corrector = Corrector::new(store.clone(), held.clone(), settings.clone(), telemetry.clone());
+    let corrector = Corrector::new(store.clone(), held.clone(), current.borrow().clone(), telemetry.clone());
     let reloader =
         reread.map(|reread| Arc::new(Reloader::new(reread, settled, store.clone(), telemetry.clone(), requests)));
     bound(listener.address());
@@ -346,7 +347,9 @@ fn api(
         Arc::new(move || {
             let reloader = reloader.clone();
             Box::pin(async move {
-                let report = reloader.reload().await.map_err(|why| format!("{why:#}"))?;
+                // It goes on where who asked for it goes away.
+                let reloading = tokio::spawn(async move { reloader.reload().await });
+                let report = reloading.await.map_err(|why| why.to_string())?.map_err(|why| format!("{why:#}"))?;
                 serde_json::to_value(report).map_err(|why| why.to_string())
             })
         })

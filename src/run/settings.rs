@@ -119,7 +119,8 @@ fn check_corrections(config: &Config, views: &[Definition]) -> Result<()> {
     match corrected.filter(|_| config.kafka.partials_topic.is_some()) {
         None => Ok(()),
         Some(view) => anyhow::bail!(
-            "{}: instances that share their work do not correct views yet (hint: leave out correct_every, or              kafka.partials_topic)",
+            "{}: instances that share their work do not correct views yet (hint: leave out correct_every, or \
+             kafka.partials_topic)",
             view.file
         ),
     }

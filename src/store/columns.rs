@@ -204,8 +204,8 @@ impl LateRow {
     /// Tells whether both are of one row and one view, whenever it was found to be late.
     pub fn is_same_row(&self, other: &LateRow) -> bool {
         let place = |row: &LateRow| (row.offset, row.partition, row.ts, row.series_id, row.value.map(f64::to_bits));
-        let names = |row: &LateRow| (row.view.clone(), row.topic.clone(), row.event_id.clone());
-        place(self) == place(other) && names(self) == names(other)
+        place(self) == place(other)
+            && (&self.view, &self.topic, &self.event_id) == (&other.view, &other.topic, &other.event_id)
     }
 }
 

@@ -2,6 +2,7 @@
 //! by an engine that does nothing else. Reads no store, and changes no running view.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::plan::Origin;
 use super::view::{Kind, View};
@@ -46,16 +47,16 @@ impl Engine {
         })
     }
 
-    /// Returns the windows of the last view that lack a row which came too late for `late`, one that it reads or itself,
-    /// when that had closed `closed_through`: those the row belongs to, and those of functions that look back to them. In
-    /// order; windows that are not closed yet are among them.
-    pub fn missed(&self, late: &str, ts: EventTime, closed_through: EventTime) -> Vec<Span> {
+    /// Returns the windows of the last view that may lack a row which came too late for `late`, one that it reads or itself:
+    /// those the row belongs to, and those of functions that look back to them. In order; windows that had the row, or are
+    /// open still, are among them.
+    pub fn missed(&self, late: &str, ts: EventTime) -> Vec<Span> {
         let mut missed: Vec<BTreeSet<Span>> = Vec::with_capacity(self.views.len());
         for view in &self.views {
             let window = view.definition.window;
             let mut own: BTreeSet<Span> = BTreeSet::new();
             if &*view.definition.name == late {
-                own.extend(window.holding(ts).filter(|window| window.end <= closed_through));
+                own.extend(window.holding(ts));
             }
             for input in self.inputs_of(view) {
                 match view.definition.windowed_on {
@@ -78,7 +79,8 @@ impl Engine {
         missed.pop().unwrap_or_default().into_iter().collect()
     }
 
-    fn inputs_of(&self, view: &View) -> Vec<usize> {
+    /// Returns the views that a view reads, by number.
+    pub(super) fn inputs_of(&self, view: &View) -> Vec<usize> {
         match &view.kind {
             Kind::PerWindow { inputs, .. } => inputs.iter().map(|input| input.view).collect(),
             Kind::Windowed { aggregation, .. } => match self.aggregations[*aggregation].origin {
@@ -90,9 +92,9 @@ impl Engine {
 
     /// Makes a new engine begin with a window of its last view. Returns how far beyond the last window wanted its sources
     /// must be read and settled: windows of what that view reads may reach as far.
-    pub fn begin_with(&mut self, first: Span) -> std::time::Duration {
+    pub fn begin_with(&mut self, first: Span) -> Duration {
         let mut needed: BTreeMap<usize, EventTime> = BTreeMap::new();
-        let mut beyond = std::time::Duration::ZERO;
+        let mut beyond = Duration::ZERO;
         for number in (0..self.views.len()).rev() {
             let through = match needed.get(&number) {
                 Some(needed) => *needed,

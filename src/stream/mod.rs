@@ -200,6 +200,11 @@ impl Engine {
         self.views.iter().map(|view| (&view.definition, view.schema().clone()))
     }
 
+    /// Returns the dimension tables that the views are joined with.
+    pub fn dimensions(&self) -> &[Table] {
+        &self.dimensions
+    }
+
     /// Takes in samples; what came too late for a view is put into `late`.
     pub fn push_samples(
         &mut self,

@@ -205,14 +205,7 @@ impl Engine {
     pub fn refills(&self) -> Vec<Refill> {
         let mut refills = Vec::new();
         for (reader, view) in self.views.iter().enumerate().filter(|(_, view)| view.rebuilding) {
-            let inputs: Vec<usize> = match &view.kind {
-                Kind::PerWindow { inputs, .. } => inputs.iter().map(|input| input.view).collect(),
-                Kind::Windowed { aggregation, .. } => match self.aggregations[*aggregation].origin {
-                    Origin::View(input) => vec![input],
-                    Origin::Source(_) => Vec::new(),
-                },
-            };
-            for input in inputs {
+            for input in self.inputs_of(view) {
                 let from_view = self.views[input].definition.name.clone();
                 refills.push(Refill { reader, from_view, needs_from: view.needs_from() });
             }

@@ -13,7 +13,7 @@ use bellwether::ingest::Bounds;
 use bellwether::model::time::EventTime;
 use bellwether::query;
 use bellwether::run::core::Core;
-use bellwether::run::corrector::Corrector;
+use bellwether::run::corrector::{Corrector, Current};
 use bellwether::run::incoming::Incoming;
 use bellwether::run::partition::{DoneBefore, StoredAs};
 use bellwether::run::service;
@@ -68,13 +68,14 @@ async fn check(folder: &Path) -> Result<Vec<bool>, String> {
     let home = tempfile::tempdir().unwrap();
     let settings = Arc::new(settings(home.path(), definitions));
     let engine = service::engine(&settings).await.map_err(said)?;
+    let current = Arc::new(Current { settings: settings.clone(), tables: engine.dimensions().to_vec() });
     let store = Store::open(&settings.store, service::table_specs(&engine)).await.map_err(|e| e.to_string())?;
     let store = Arc::new(store);
     let mut core = service::build_core(&settings, engine, &store, &Telemetry::default()).await.map_err(said)?;
     feed(&mut core, folder).await.map_err(said)?;
     store.commit().await.map_err(|e| e.to_string())?;
 
-    let new = || Corrector::new(store.clone(), core.held.clone(), settings.clone(), Telemetry::default());
+    let new = || Corrector::new(store.clone(), core.held.clone(), current.clone(), Telemetry::default());
     let mut corrector = new();
     let pinned = store.clone();
     let queries = query::Engine::new(settings.query.clone(), Arc::new(move || pinned.pin()), Vec::new()).unwrap();

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use anyhow::Result;
 
 use super::Core;
+use crate::model::time::EventTime;
 use crate::run::rules::Rules;
 use crate::run::settings::Settings;
-use crate::run::{resume, service};
+use crate::run::{corrector, resume, service};
 use crate::stream::Engine;
 use crate::stream::adopt::Adopted;
 
@@ -35,6 +36,12 @@ impl Core {
         self.closed_loop.reload(service::loop_parts(&settings, rules))?;
         adopted.gone.iter().for_each(|view| self.telemetry.views.forget(view));
         let store = Arc::clone(&self.store);
+        for (view, _) in self.engine.views().filter(|(view, _)| adopted.changed.contains(&view.name)) {
+            let closed = self.engine.closed_through(&view.name);
+            if closed > EventTime::MIN {
+                corrector::begins(&store, view, closed)?;
+            }
+        }
         resume::rebuild(self, &store).await?;
         Ok(adopted)
     }

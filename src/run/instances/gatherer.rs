@@ -22,7 +22,6 @@ use crate::run::idleness::Idleness;
 use crate::run::incoming::Records;
 use crate::run::outlet::{Exit, Flush, Landed};
 use crate::run::partition::{DoneBefore, Emitted, StoredAs};
-use crate::run::resume;
 use crate::stream::Source;
 use crate::stream::watermark::PartitionKey;
 
@@ -200,8 +199,6 @@ impl<F: Feed, E: Exit, C: Clock> Gatherer<F, E, C> {
             let key: PartitionKey = (partition.topic.clone(), partition.partition);
             let name = StoredAs { app, topic_id: partition.topic_id.clone() };
             self.core.assign(key.clone(), name, start, done_before)?;
-            let Shared { runtime, store, .. } = &self.shared;
-            runtime.block_on(resume::late_before_reading(&mut self.core, store, &key, done_before))?;
             let promised = match before {
                 Some(before) => before.promised_micros.map(EventTime::from_micros),
                 None => self.frontiers[self.core.source_of_topic(&key.0)? as usize],

@@ -27,7 +27,7 @@ use crate::decide::rule::Rule;
 use crate::kafka::source::Partition;
 use crate::run::conductor::{self, conduct};
 use crate::run::core::VIEW_APP;
-use crate::run::corrector::Corrector;
+use crate::run::corrector::{Corrector, Current};
 use crate::run::service::{self, Board, Obstacles};
 use crate::run::settings::Settings;
 use crate::store::tests::faulty::{Fault, Faults, Operation};
@@ -211,7 +211,8 @@ impl Machine {
             let core = service::build_core(&settings, engine, &store, &telemetry).await?;
             anyhow::Ok((store, core))
         })?;
-        let corrector = Corrector::new(store.clone(), core.held.clone(), settings.clone(), telemetry.clone());
+        let current = Arc::new(Current { settings: settings.clone(), tables: Vec::new() });
+        let corrector = Corrector::new(store.clone(), core.held.clone(), current, telemetry.clone());
         self.note_unsure(&store)?;
         let world = self.world.clone();
         let committer = Rc::new(RefCell::new(Committer {
