@@ -151,7 +151,9 @@ impl Corrector {
             None => Plan::of(view, &self.current).await?,
         };
         let since = self.store.position(&table, SINCE_APP).await?.map_or(EventTime::MIN, EventTime::from_micros);
-        let windows = self.correct_by(&mut plan, &context, &mut due, Span::new(since, closed)).await;
+        // A changed view may have begun beyond what it has stored so far.
+        let within = Span::new(since.min(closed), closed);
+        let windows = self.correct_by(&mut plan, &context, &mut due, within).await;
         self.plans.insert(view.name.clone(), plan);
         let windows = windows?;
         let moved = due.values().filter(|due| due.has_late).map(|due| (due.app.as_str(), due.done));

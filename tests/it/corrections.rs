@@ -13,7 +13,7 @@ use bellwether::ingest::Bounds;
 use bellwether::model::time::EventTime;
 use bellwether::query;
 use bellwether::run::core::Core;
-use bellwether::run::corrector::{Corrector, Current};
+use bellwether::run::corrector::{self, Corrector, Current};
 use bellwether::run::incoming::Incoming;
 use bellwether::run::partition::{DoneBefore, StoredAs};
 use bellwether::run::service;
@@ -51,36 +51,33 @@ async fn corrected_views_read_as_if_no_row_had_been_late() {
     assert!(changed >= 15, "only {changed} views have rows that came too late");
 }
 
+#[tokio::test]
+async fn what_a_view_emitted_before_it_began_anew_stays() {
+    let folder = views::folders().into_iter().find(|folder| folder.ends_with("tumble_late_rows")).unwrap();
+    for (begins_at, stays) in [(EventTime::from_micros(0), false), (EventTime::MAX, true)] {
+        let fed = Fed::of(&folder).await.unwrap();
+        for view in fed.corrected() {
+            corrector::begins(&fed.store, view, begins_at).unwrap();
+            fed.store.commit().await.unwrap();
+            assert_eq!(fed.corrector().correct(view).await.unwrap() == 0, stays, "{}", view.name);
+        }
+    }
+}
+
 /// Runs one folder; tells of each view that can be corrected whether it read otherwise before it was.
 async fn check(folder: &Path) -> Result<Vec<bool>, String> {
-    let said = |error: anyhow::Error| format!("{error:#}");
-    let mut definitions = Definitions::read(&views::sql_files(folder), views::DEFAULTS).map_err(|e| e.to_string())?;
-    let mut patient = definitions.clone();
+    let mut patient = definitions(folder)?;
     patient.views.iter_mut().for_each(|view| view.lateness = FOREVER);
-    let before = definitions.views.clone();
-    definitions.views.iter_mut().filter(|view| has_no_session(view, &before)).for_each(|view| {
-        view.correct_every = Some(Duration::from_secs(1));
-    });
     let mut expected: BTreeMap<Arc<str>, Vec<RecordBatch>> = BTreeMap::new();
     for emission in views::run(folder, patient).await? {
         expected.entry(emission.view).or_default().push(emission.rows);
     }
-    let home = tempfile::tempdir().unwrap();
-    let settings = Arc::new(settings(home.path(), definitions));
-    let engine = service::engine(&settings).await.map_err(said)?;
-    let current = Arc::new(Current { settings: settings.clone(), tables: engine.dimensions().to_vec() });
-    let store = Store::open(&settings.store, service::table_specs(&engine)).await.map_err(|e| e.to_string())?;
-    let store = Arc::new(store);
-    let mut core = service::build_core(&settings, engine, &store, &Telemetry::default()).await.map_err(said)?;
-    feed(&mut core, folder).await.map_err(said)?;
-    store.commit().await.map_err(|e| e.to_string())?;
-
-    let new = || Corrector::new(store.clone(), core.held.clone(), current.clone(), Telemetry::default());
-    let mut corrector = new();
-    let pinned = store.clone();
-    let queries = query::Engine::new(settings.query.clone(), Arc::new(move || pinned.pin()), Vec::new()).unwrap();
+    let fed = Fed::of(folder).await?;
+    let (mut corrector, pinned) = (fed.corrector(), fed.store.clone());
+    let limits = fed.settings.query.clone();
+    let queries = query::Engine::new(limits, Arc::new(move || pinned.pin()), Vec::new()).unwrap();
     let mut changed = Vec::new();
-    for view in settings.views.iter().filter(|view| view.correct_every.is_some()) {
+    for view in fed.corrected() {
         let wanted = views::rows_as_json(expected.get(&view.name).map_or(&[], Vec::as_slice));
         let windows = corrector.correct(view).await.map_err(said)?;
         let compared = |rows: Vec<Value>| views::compare(wanted.clone(), rows, &views::tolerances(folder));
@@ -90,11 +87,56 @@ async fn check(folder: &Path) -> Result<Vec<bool>, String> {
             emitted.clone().map_err(|what| format!("{}, not corrected: {what}", view.name))?;
         }
         changed.push(emitted.is_err());
-        store.commit().await.map_err(|e| e.to_string())?;
+        fed.store.commit().await.map_err(|error| error.to_string())?;
         // Another process that knows nothing of this finds nothing to do.
-        assert_eq!(new().correct(view).await.map_err(said)?, 0, "{} is corrected twice", view.name);
+        assert_eq!(fed.corrector().correct(view).await.map_err(said)?, 0, "{} is corrected twice", view.name);
     }
     Ok(changed)
+}
+
+fn said(error: anyhow::Error) -> String {
+    format!("{error:#}")
+}
+
+fn definitions(folder: &Path) -> Result<Definitions, String> {
+    Definitions::read(&views::sql_files(folder), views::DEFAULTS).map_err(|error| error.to_string())
+}
+
+/// A golden folder, all of whose records went through a core into a store.
+struct Fed {
+    settings: Arc<Settings>,
+    store: Arc<Store>,
+    core: Core,
+    current: Arc<Current>,
+    _home: tempfile::TempDir,
+}
+
+impl Fed {
+    async fn of(folder: &Path) -> Result<Fed, String> {
+        let mut definitions = definitions(folder)?;
+        let before = definitions.views.clone();
+        definitions.views.iter_mut().filter(|view| has_no_session(view, &before)).for_each(|view| {
+            view.correct_every = Some(Duration::from_secs(1));
+        });
+        let home = tempfile::tempdir().unwrap();
+        let settings = Arc::new(settings(home.path(), definitions));
+        let engine = service::engine(&settings).await.map_err(said)?;
+        let current = Arc::new(Current { settings: settings.clone(), tables: engine.dimensions().to_vec() });
+        let store = Store::open(&settings.store, service::table_specs(&engine)).await.map_err(|e| e.to_string())?;
+        let store = Arc::new(store);
+        let mut core = service::build_core(&settings, engine, &store, &Telemetry::default()).await.map_err(said)?;
+        feed(&mut core, folder).await.map_err(said)?;
+        store.commit().await.map_err(|error| error.to_string())?;
+        Ok(Fed { settings, store, core, current, _home: home })
+    }
+
+    fn corrector(&self) -> Corrector {
+        Corrector::new(self.store.clone(), self.core.held.clone(), self.current.clone(), Telemetry::default())
+    }
+
+    fn corrected(&self) -> impl Iterator<Item = &Definition> {
+        self.settings.views.iter().filter(|view| view.correct_every.is_some())
+    }
 }
 
 fn has_no_session(view: &Definition, views: &[Definition]) -> bool {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import duckdb
 import pyarrow as pa
-from confluent_kafka import OFFSET_BEGINNING, Consumer, IsolationLevel, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 from deltalake import DeltaTable
 from jsonschema import Draft202012Validator
@@ -19,6 +19,8 @@ import truth
 SHOWN = 3
 READ_S_MAX = 120
 MARKERS_S_MAX = 10
+LEADER_S_MAX = 10
+LEADERLESS = {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE}
 # From here on the value of a dead letter is cut, and a header tells its whole length.
 LETTER_BYTES_MAX = 768 << 10
 CUT = "bellwether.truncated_from_bytes"
@@ -149,9 +151,18 @@ def check_events(db, verdicts: Verdicts):
 # ---- dead letters
 
 def ends_for(admin, partitions: list, isolation) -> dict:
-    """Returns the offset at which each partition ends for readers of that isolation."""
-    asked = admin.list_offsets({p: OffsetSpec.latest() for p in partitions}, isolation_level=isolation)
-    return {p: told.result(30).offset for p, told in asked.items()}
+    """Returns the offset at which each partition ends for readers of that isolation.
+
+    A partition of a topic that was just made may have no leader yet; that is waited for."""
+    deadline = time.monotonic() + LEADER_S_MAX
+    while True:
+        asked = admin.list_offsets({p: OffsetSpec.latest() for p in partitions}, isolation_level=isolation)
+        try:
+            return {p: told.result(30).offset for p, told in asked.items()}
+        except KafkaException as error:
+            if error.args[0].code() not in LEADERLESS or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
 
 
 def await_markers(admin, partitions: list):
