@@ -46,15 +46,16 @@ def fault_18_broker_down_under_load(stage):
 
 def fault_18_outage_longer_than_the_idle_timeout(stage):
     """Partitions that cannot be read are not idle: windows must wait for what their producers could not deliver."""
+    # Long enough for every producer and reader to be back after the outage: by default they try again every ten seconds.
     # The group keeps its member meanwhile, as it does through a short outage by default.
     scene = stage.scene(
-        "f18b", records=15_000, client={"session.timeout.ms": "45000"}, more='[stream]\nidle_timeout = "8s"\n'
+        "f18b", records=15_000, client={"session.timeout.ms": "45000"}, more='[stream]\nidle_timeout = "20s"\n'
     )
     scene.start()
     scene.load(per_second=600)
     scene.expect("rows in the store", lambda: checks.rows_of(scene.store, "samples") > 500, 30)
     stage.broker.kill()
-    sleep_awake(scene, 12)
+    sleep_awake(scene, 25)
     stage.broker.restart()
     scene.finish()
 
