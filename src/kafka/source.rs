@@ -161,10 +161,11 @@ impl Source {
         Ok(metadata.topics().iter().filter(|found| found.name() == topic).map(|found| found.partitions().len()).sum())
     }
 
-    /// Tells whether a partition holds nothing from `position` on. Asks the broker: no answer within `timeout` is a no.
-    pub fn ends_at(&self, partition: &Partition, position: i64, timeout: Duration) -> bool {
+    /// Tells whether a partition holds nothing from `position` on. Asks its broker; none where that does not answer within
+    /// `timeout`.
+    pub fn ends_at(&self, partition: &Partition, position: i64, timeout: Duration) -> Option<bool> {
         let ends = self.member.consumer.fetch_watermarks(&partition.topic, partition.partition, timeout);
-        ends.is_ok_and(|(_, high)| high <= position)
+        ends.ok().map(|(_, high)| high <= position)
     }
 
     /// Tells whether a broker answers within `timeout`.

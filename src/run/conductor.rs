@@ -232,12 +232,11 @@ impl<F: Feed, E: Exit, C: Clock> Conductor<F, E, C> {
                 self.parts.telemetry.broker.set_up(false);
                 warn!(message, "no broker answers");
                 self.parts.obstacles.set("broker", message);
-                self.idleness.wake(&mut self.parts.core, self.parts.clock.now());
+                self.idleness.wake(&mut self.parts.core);
             }
             SourceEvent::Up => {
                 self.parts.telemetry.broker.set_up(true);
                 self.parts.obstacles.clear("broker");
-                self.idleness.wake(&mut self.parts.core, self.parts.clock.now());
             }
             SourceEvent::Failed(error) => return Err(error.into()),
         }

@@ -19,7 +19,7 @@ pub trait Feed {
     fn next(&mut self, patience: Duration) -> Result<Option<SourceEvent<Self::Batch>>>;
     fn cluster_id(&self, timeout: Duration) -> Option<String>;
     fn partition_count(&self, topic: &str, timeout: Duration) -> Result<usize, KafkaError>;
-    fn ends_at(&self, partition: &Partition, position: i64, timeout: Duration) -> bool;
+    fn ends_at(&self, partition: &Partition, position: i64, timeout: Duration) -> Option<bool>;
     fn answers(&self, topic: &str, timeout: Duration) -> bool;
     fn lag(&self) -> Vec<(Partition, i64)>;
     fn stop(self);
@@ -51,7 +51,7 @@ impl Feed for KafkaFeed {
         self.source.partition_count(topic, timeout)
     }
 
-    fn ends_at(&self, partition: &Partition, position: i64, timeout: Duration) -> bool {
+    fn ends_at(&self, partition: &Partition, position: i64, timeout: Duration) -> Option<bool> {
         self.source.ends_at(partition, position, timeout)
     }
 

@@ -87,6 +87,7 @@ class Feed:
         self.pace = threading.Event()
         self.pace.set()
         self.error = None
+        self.held, self.kept, self.sending = None, [], threading.Lock()
 
     def create_topics(self):
         admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 2})
@@ -119,15 +120,32 @@ class Feed:
     def _send(self, record):
         # Noted before it is sent: who counts what the service has stored never finds more than was noted.
         self._note(record)
+        with self.sending:
+            if record.topic == self.held:
+                self.kept.append(record)
+            else:
+                self._produce(record)
+        self.sent += 1
+        if self.sent % 1000 == 0:
+            self.producer.poll(0)
+
+    def hold(self, topic):
+        """Keeps what is for a topic, as a producer does that cannot deliver, until `release`."""
+        self.held = topic
+
+    def release(self):
+        with self.sending:
+            for record in self.kept:
+                self._produce(record)
+            self.held, self.kept = None, []
+
+    def _produce(self, record):
         while True:
             try:
                 self.producer.produce(f"{self.prefix}.{record.topic}", record.value, record.key, record.partition, headers=record.headers)
                 break
             except BufferError:
                 self.producer.poll(0.1)
-        self.sent += 1
-        if self.sent % 1000 == 0:
-            self.producer.poll(0)
 
     def _note(self, record):
         at = (record.topic, record.partition)

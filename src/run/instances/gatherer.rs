@@ -159,12 +159,11 @@ impl<F: Feed, E: Exit, C: Clock> Gatherer<F, E, C> {
                 self.shared.telemetry.broker.set_up(false);
                 warn!(message, "no broker answers");
                 self.shared.obstacles.set("broker", message);
-                self.idleness.wake(&mut self.core, self.shared.clock.now());
+                self.idleness.wake(&mut self.core);
             }
             SourceEvent::Up => {
                 self.shared.telemetry.broker.set_up(true);
                 self.shared.obstacles.clear("broker");
-                self.idleness.wake(&mut self.core, self.shared.clock.now());
             }
             SourceEvent::Failed(error) => return Err(error.into()),
         }

@@ -120,9 +120,9 @@ impl Broker {
         }
     }
 
-    /// Says whether nothing stands behind a position.
-    pub fn ends_at(&self, partition: &Partition, position: i64) -> bool {
-        !self.is_away && self.end(partition) <= position
+    /// Says whether nothing stands behind a position; none while it is away.
+    pub fn ends_at(&self, partition: &Partition, position: i64) -> Option<bool> {
+        (!self.is_away).then(|| self.end(partition) <= position)
     }
 
     /// Returns the partitions of the inputs.

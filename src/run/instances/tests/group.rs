@@ -212,7 +212,7 @@ impl Feed for GroupFeed {
         self.world.borrow().broker.partition_count(topic)
     }
 
-    fn ends_at(&self, partition: &Partition, position: i64, _timeout: Duration) -> bool {
+    fn ends_at(&self, partition: &Partition, position: i64, _timeout: Duration) -> Option<bool> {
         self.world.borrow().broker.ends_at(partition, position)
     }
 
