@@ -81,7 +81,7 @@ def instances_06_broker_away_under_load(stage):
     group = Group(stage, "i06", records=14_000, client={"session.timeout.ms": "8000"})
     group.start(1)
     group.load_until(500, per_second=400)
-    stage.broker.kill()
+    stage.kill_broker()
     time.sleep(12)  # The fault itself, longer than the group waits for a member.
     stage.broker.restart()
     group.finish()

@@ -87,7 +87,16 @@ class Broker:
         self._call("kill")
 
     def restart(self):
+        before = self._skipped_markers()
         self._call("restart")
+        if self._skipped_markers() > before:
+            raise RuntimeError(
+                "the broker took a transaction for ended without its markers when it started (seen in Apache Kafka 4.3.1 "
+                "where no other replica leads meanwhile): half of what it committed stays open for good"
+            )
+
+    def _skipped_markers(self) -> int:
+        return (self.folder / "server.log").read_text(errors="replace").count("deleted already and hence can be skipped")
 
     def pause(self):
         self._call("pause")
@@ -130,6 +139,17 @@ class Stage:
         for scene in self.open:
             scene.kill_all()
         self.broker.remove()
+
+    def kill_broker(self):
+        """Kills the broker while transactions are open, but none is being ended: one that is, it ends by half when it
+        starts again, as it takes its own partitions for deleted until it is a leader. Only other replicas would help."""
+        paused = [one for scene in self.open for one in scene.services if one.alive()]
+        for one in paused:
+            one.pause()
+        time.sleep(0.5)  # Ending a transaction takes some milliseconds; nothing outside of the broker tells when it is done.
+        self.broker.kill()
+        for one in paused:
+            one.resume()
 
     def check(self, name, good, detail):
         self.verdicts.add(name, good, detail)

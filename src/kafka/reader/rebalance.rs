@@ -9,6 +9,12 @@ use tracing::{info, warn};
 
 use super::*;
 
+/// After how many failures it is said what may stand behind them.
+const TRIES_BEFORE_HINT: u32 = 5;
+const HANGING: &str = "committed offsets are told only once every transaction over them has ended, and one may never end, as \
+                       where a broker without another replica was killed (hint: kafka-transactions.sh find-hanging tells, \
+                       and abort ends it)";
+
 impl Reader {
     pub(super) fn assign(&mut self, partitions: Vec<(String, i32)>) -> Going {
         let partitions = self.intern(partitions);
@@ -94,12 +100,16 @@ impl Reader {
 
     /// Asks the broker about new partitions until it answers.
     fn look_up(&mut self, partitions: &[Partition]) -> Result<Vec<Assigned>, Stopped> {
-        loop {
+        for tries in 1.. {
             match lookup::assigned(&self.member.consumer, partitions) {
                 Ok(assigned) => return Ok(assigned),
                 Err(error) => {
-                    warn!(error = &error as &dyn std::error::Error, "retrying to look up the assigned kafka partitions")
+                    let error = &error as &dyn std::error::Error;
+                    warn!(error, tries, "retrying to look up the assigned kafka partitions");
                 }
+            }
+            if tries == TRIES_BEFORE_HINT {
+                warn!("{HANGING}");
             }
             let until = Instant::now() + RETRY;
             while Instant::now() < until {
@@ -108,6 +118,7 @@ impl Reader {
                 self.probe()?;
             }
         }
+        Err(Stopped)
     }
 }
 
