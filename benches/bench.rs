@@ -2,6 +2,8 @@
 //!
 //! Prints a table and writes `bench-results.csv` (name, value, unit, min, max) into the build folder. Names are stable.
 
+#[path = "bench/at_rest.rs"]
+mod at_rest;
 #[path = "bench/commits.rs"]
 mod commits;
 #[path = "bench/kafka.rs"]
@@ -26,6 +28,7 @@ fn main() -> anyhow::Result<()> {
     let mut results = Results::default();
     pipeline::run(&filter, &mut results)?;
     commits::run(&filter, &mut results)?;
+    at_rest::run(&filter, &mut results)?;
     kafka::run(&filter, &mut results)?;
     latency::run(&filter, &mut results)?;
     results.write()

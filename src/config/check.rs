@@ -47,6 +47,8 @@ impl Check<'_> {
             (["limits", "age_max"], limits.age_max),
             (["limits", "ahead_max"], limits.ahead_max),
             (["store", "commit_interval"], store.commit_interval),
+            (["store", "upkeep_interval"], store.upkeep_interval),
+            (["store", "vacuum_after"], store.vacuum_after),
             (["stream", "idle_timeout"], stream.idle_timeout),
             (["stream", "evaluation_interval"], stream.evaluation_interval),
             (["topics", "flush_interval"], topics.flush_interval),

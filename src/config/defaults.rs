@@ -49,6 +49,9 @@ impl Default for Store {
             commit_interval: Span::from_secs(2),
             head_bytes_max: Size::from_mib(512),
             durable: true,
+            retention: None,
+            upkeep_interval: Span::from_secs(30),
+            vacuum_after: Span::from_secs(6 * 3600),
             options: Properties::default(),
         }
     }

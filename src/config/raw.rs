@@ -164,6 +164,12 @@ pub struct Store {
     /// Whether a commit to a folder waits until it is on the disk, so that a power cut takes back none that was made.
     /// That is two syncs a file: measured, about 25 ms for a commit of six files to a busy virtual disk.
     pub durable: bool,
+    /// How long samples, events, refused and late records are kept, by the newest of them; for good where it is not set.
+    pub retention: Option<Span>,
+    /// How often it is looked whether small files should be merged, or rows are past their retention.
+    pub upkeep_interval: Span,
+    /// How long a file stays after its rows were merged into another or left, for readers that hold on to it.
+    pub vacuum_after: Span,
     /// Options of the object store, such as `aws_region`; each value is text, `{ env = "NAME" }` or
     /// `{ file = "/path" }`, secrets never plain text.
     #[schemars(extend("examples" = [

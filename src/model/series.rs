@@ -11,14 +11,16 @@ use std::ops::Range;
 
 use hashbrown::HashTable;
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use family::Families;
 use memo::Memo;
 use texts::Texts;
 
-/// The name of a series across instances and restarts: a 64-bit hash of its name, sorted labels, kind and unit, stored as
-/// `long`. Kelvins and degrees Celsius of one name are two series: what does not add up must not be mixed.
+/// The name of a series across instances and restarts, stored as `long`: 12 bits that hash its name alone, then 52 that hash
+/// its name, sorted labels, kind and unit. So the series of one metric stand together wherever rows are sorted by id, and a
+/// question about one metric finds its rows side by side. Of a million series of one metric two are taken for one with a
+/// chance of 1 in 9000; the second is refused then, never mixed with the first. Kelvins and degrees Celsius of one name are two series: what does not add up must not be mixed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SeriesId(pub i64);
 
@@ -281,14 +283,17 @@ impl Interner {
 }
 
 impl SeriesId {
-    /// An id is a hash already.
+    /// An id is a hash already, but for its first bits, which a table of one metric's series would find all the same.
     fn hash(self) -> u64 {
-        self.0 as u64
+        (self.0 as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
 }
 
-/// Returns the id of a series: XXH3-64 over its name and sorted labels, every part preceded by its length, and over its
-/// kind and unit where they are said.
+/// How many bits of an id are of the name alone.
+const NAME_BITS: u32 = 12;
+
+/// Returns the id of a series: XXH3-64 over its name, and over its name and sorted labels, every part preceded by its
+/// length, and its kind and unit where they are said.
 fn id_of(Descriptor { name, labels: sorted_labels, kind, unit }: &Descriptor<'_>) -> SeriesId {
     let mut hash = Xxh3::new();
     let mut part = |text: &str| {
@@ -304,5 +309,6 @@ fn id_of(Descriptor { name, labels: sorted_labels, kind, unit }: &Descriptor<'_>
         part(kind.as_str());
         part(unit);
     }
-    SeriesId(hash.digest() as i64)
+    let (of_name, of_all) = (xxh3_64(name.as_bytes()), hash.digest());
+    SeriesId((of_name >> (64 - NAME_BITS) << (64 - NAME_BITS) | of_all >> NAME_BITS) as i64)
 }

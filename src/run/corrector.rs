@@ -56,6 +56,7 @@ pub fn table_spec(view: &Definition, schema: &SchemaRef) -> TableSpec {
         schema: Arc::new(Schema::new(of_view.chain(own).collect::<Vec<_>>())),
         day_of: None,
         sort_by: vec!["window_end".to_owned()],
+        compact_by: &[],
         unique_by: None,
     }
 }

@@ -149,13 +149,13 @@ mod tests {
         let mut idleness = Idleness::default();
         idleness.at_end(key.clone(), at(0));
         assert!(idleness.ripe(TIMEOUT, at(7)).is_empty());
-        assert_eq!(idleness.ripe(TIMEOUT, at(8)), [key.clone()]);
+        assert_eq!(idleness.ripe(TIMEOUT, at(8)), std::slice::from_ref(&key));
         assert_eq!(idleness.answered(&key, None, at(8)), None);
         assert!(idleness.ripe(TIMEOUT, at(60)).is_empty(), "no broker said that nothing is there");
         // The first answer may be older than what a producer, who was cut off as long, is about to deliver.
         assert_eq!(idleness.answered(&key, Some(true), at(60)), Some(false));
         assert!(idleness.ripe(TIMEOUT, at(67)).is_empty());
-        assert_eq!(idleness.ripe(TIMEOUT, at(68)), [key.clone()]);
+        assert_eq!(idleness.ripe(TIMEOUT, at(68)), std::slice::from_ref(&key));
         assert_eq!(idleness.answered(&key, Some(true), at(68)), Some(true));
     }
 

@@ -26,9 +26,11 @@ pub mod service;
 pub mod settings;
 pub mod shipped;
 mod sql;
+mod store;
 mod stored;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 mod views;
 
 use std::path::PathBuf;
@@ -64,6 +66,8 @@ enum Command {
     Demo(demo::Options),
     /// Ask SQL of a running service, or of a folder it wrote.
     Sql(sql::Options),
+    /// Show what a store holds, whether it is sound, and merge or delete its files by hand.
+    Store(store::Options),
     /// Show what the views of a running service do, and why one has emitted nothing.
     Views(views::Options),
     /// Check the configuration, the views and the alert rules; exits non-zero where something is wrong.
@@ -109,10 +113,14 @@ impl ConfigFile {
 
 /// Carries out the command line.
 pub fn run(arguments: Arguments) -> Result<()> {
+    if !matches!(arguments.command, Command::Run { .. } | Command::Demo(_)) {
+        end_with_the_reader();
+    }
     match arguments.command {
         Command::Run { config } => run_service(config),
         Command::Demo(options) => runtime()?.block_on(demo::run(options)),
         Command::Sql(options) => runtime()?.block_on(sql::run(options)),
+        Command::Store(options) => runtime()?.block_on(store::run(options)),
         Command::Views(options) => runtime()?.block_on(views::run(options)),
         Command::Check { config, reachable } => runtime()?.block_on(check::run(config.load()?, reachable)),
         Command::Config(ConfigCommand::Show { config }) => {
@@ -128,6 +136,12 @@ pub fn run(arguments: Arguments) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// Lets the program end without a word where whoever reads its output does, such as `head`.
+fn end_with_the_reader() {
+    // SAFETY: sets the default action of a signal, before any thread is started.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {

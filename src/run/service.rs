@@ -23,7 +23,7 @@ use super::partition::Held;
 use super::reload::{self, Reloader, Reread};
 use super::rules::Rules;
 use super::settings::Settings;
-use super::{clock, conductor, dimensions, instances, resume};
+use super::{clock, conductor, dimensions, instances, resume, upkeep};
 use crate::ingest::Decoder;
 use crate::kafka::source::Source;
 use crate::query::Engine as QueryEngine;
@@ -120,6 +120,8 @@ pub async fn run(
     let api = api(query, &telemetry, &obstacles, &board, reloader.as_ref());
     let (stop_serving, serving) = serve(listener, api);
     let stop = Arc::new(AtomicBool::new(false));
+    // Of several instances the one that closes windows also sees to the store.
+    let on_duty = Arc::new(AtomicBool::new(settings.partials_topic.is_none()));
     let making = Making {
         settings: settings.clone(),
         store: store.clone(),
@@ -129,11 +131,13 @@ pub async fn run(
         held,
         on_tick,
         runtime: tokio::runtime::Handle::current(),
+        on_duty: on_duty.clone(),
     };
     let (thread, core_ended) = match settings.partials_topic.clone() {
         None => making.alone(engine, reloads, stop.clone()).await?,
         Some(partials) => making.among_others(engine, partials, stop.clone()).await?,
     };
+    let upkeep = upkeep::start(settings.upkeep, store.clone(), telemetry.clone(), on_duty)?;
     let (committer_stop, committer) = spawn_committer(&settings, &store, &telemetry, &obstacles);
     telemetry.reloads.taken_up(clock::now_secs());
     let correcting = tokio::spawn(corrector.run(current));
@@ -142,6 +146,7 @@ pub async fn run(
     let done = workers.work_until(shutdown, &store).await;
     on_hangup.inspect(JoinHandle::abort);
     correcting.abort();
+    tokio::task::spawn_blocking(move || drop(upkeep)).await?;
     let _ = stop_serving.send(());
     serving.await??;
     done?;
@@ -159,12 +164,14 @@ struct Making {
     held: Held,
     on_tick: OnTick,
     runtime: tokio::runtime::Handle,
+    /// Set while this instance is the one that sees to the store.
+    on_duty: Arc<AtomicBool>,
 }
 
 impl Making {
     /// Starts the one instance of a group, which does everything.
     async fn alone(self, engine: Engine, reloads: mpsc::Receiver<reload::Request>, stop: Arc<AtomicBool>) -> Started {
-        let Making { settings, store, telemetry, obstacles, board, held, on_tick, runtime } = self;
+        let Making { settings, store, telemetry, obstacles, board, held, on_tick, runtime, .. } = self;
         let mut core = build_core(&settings, engine, &store, &telemetry).await?;
         core.held = held;
         let (source, events) = Source::start(&settings.kafka, QUEUE_BATCHES_MAX)?;
@@ -190,9 +197,20 @@ impl Making {
 
     /// Starts one of several instances.
     async fn among_others(self, engine: Engine, partials: String, stop: Arc<AtomicBool>) -> Started {
-        let Making { settings, store, telemetry, obstacles, board, on_tick, runtime, .. } = self;
+        let Making { settings, store, telemetry, obstacles, board, on_tick, runtime, on_duty, .. } = self;
         let core = new_core(&settings, engine.gathering(), &store, &telemetry).await?;
-        let parts = instances::Parts { settings, store, telemetry, obstacles, board, on_tick, core, partials, runtime };
+        let parts = instances::Parts {
+            settings,
+            store,
+            telemetry,
+            obstacles,
+            board,
+            on_tick,
+            core,
+            partials,
+            runtime,
+            on_duty,
+        };
         spawn_core(move || instances::conduct(parts, stop))
     }
 }
@@ -266,7 +284,14 @@ pub fn table_specs(engine: &Engine) -> Vec<TableSpec> {
     let mut specs = columns::record_tables();
     for (view, schema) in engine.views() {
         let sort_by = vec!["window_end".to_owned()];
-        specs.push(TableSpec { name: view.name.to_string(), schema, day_of: None, sort_by, unique_by: None });
+        specs.push(TableSpec {
+            name: view.name.to_string(),
+            schema,
+            day_of: None,
+            sort_by,
+            compact_by: &[],
+            unique_by: None,
+        });
     }
     let corrected = engine.views().filter(|(view, _)| view.correct_every.is_some());
     specs.extend(corrected.map(|(view, schema)| corrector::table_spec(view, &schema)));

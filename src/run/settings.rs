@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use super::core::Input;
 use super::effects::Topics;
-use super::shipped;
+use super::{shipped, upkeep};
 use crate::config::{Config, Loaded, raw};
 use crate::decide::planner::ScalingTarget;
 use crate::decide::rule::Rule;
@@ -31,6 +31,7 @@ pub struct Settings {
     pub age_max: Duration,
     pub ahead_max: Duration,
     pub store: store::Settings,
+    pub upkeep: upkeep::Settings,
     pub views: Vec<Definition>,
     /// What views inherit where they say nothing.
     pub view_defaults: Defaults,
@@ -76,13 +77,11 @@ impl Settings {
             series_max: config.limits.series_max,
             age_max: config.limits.age_max.get(),
             ahead_max: config.limits.ahead_max.get(),
-            store: store::Settings {
-                url: config.store.url.clone(),
-                options: config.store.options.clone().into_map().into_iter().collect::<HashMap<_, _>>(),
-                commit_interval: config.store.commit_interval.get(),
-                head_bytes_max: config.store.head_bytes_max.bytes() as usize,
-                durable: config.store.durable,
-                shared: config.kafka.partials_topic.is_some(),
+            store: store(config),
+            upkeep: upkeep::Settings {
+                interval: config.store.upkeep_interval.get(),
+                retention: config.store.retention.map(|keep| keep.get()),
+                vacuum_after: config.store.vacuum_after.get(),
             },
             idle_timeout: config.stream.idle_timeout.get(),
             evaluation_interval: config.stream.evaluation_interval.get(),
@@ -110,6 +109,18 @@ impl Settings {
     /// Returns the event times accepted of records that arrive now.
     pub fn bounds(&self, now: EventTime) -> crate::ingest::Bounds {
         crate::ingest::Bounds { oldest: now - self.age_max, newest: now + self.ahead_max }
+    }
+}
+
+/// Returns where the store is and how it behaves.
+pub fn store(config: &Config) -> store::Settings {
+    store::Settings {
+        url: config.store.url.clone(),
+        options: config.store.options.clone().into_map().into_iter().collect::<HashMap<_, _>>(),
+        commit_interval: config.store.commit_interval.get(),
+        head_bytes_max: config.store.head_bytes_max.bytes() as usize,
+        durable: config.store.durable,
+        shared: config.kafka.partials_topic.is_some(),
     }
 }
 

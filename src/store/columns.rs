@@ -31,7 +31,14 @@ pub fn text_map() -> DataType {
 
 fn spec(name: &str, day_of: Option<&'static str>, sort_by: &[&str], columns: Vec<Field>) -> TableSpec {
     let sort_by = sort_by.iter().map(|&column| column.to_owned()).collect();
-    TableSpec { name: name.to_owned(), schema: Arc::new(Schema::new(columns)), day_of, sort_by, unique_by: None }
+    TableSpec {
+        name: name.to_owned(),
+        schema: Arc::new(Schema::new(columns)),
+        day_of,
+        sort_by,
+        compact_by: &[],
+        unique_by: None,
+    }
 }
 
 fn need(name: &str, of: DataType) -> Field {
@@ -63,7 +70,7 @@ fn series_table() -> TableSpec {
     ];
     // In the order they came in, which has alike beside alike; by their ids, which are hashes, nothing could be skipped.
     // Several writers meet a new series, and each tells of it.
-    TableSpec { unique_by: Some("series_id"), ..spec("series", None, &[], columns) }
+    TableSpec { unique_by: Some("series_id"), compact_by: &["name", "series_id"], ..spec("series", None, &[], columns) }
 }
 
 fn rejected_table() -> TableSpec {
@@ -115,6 +122,14 @@ fn events_table() -> TableSpec {
         may("data", DataType::Utf8),
     ];
     spec("events", Some("ts"), &["ts"], columns)
+}
+
+/// Returns what the table of a name and these columns looks like: one of our own, or else one of a view.
+pub fn spec_of(name: &str, schema: SchemaRef) -> TableSpec {
+    let own = record_tables().into_iter().chain(loop_tables()).find(|spec| spec.name == name);
+    let sort_by = schema.column_with_name("window_end").map(|_| "window_end".to_owned()).into_iter().collect();
+    let of_view = TableSpec { name: name.to_owned(), schema, day_of: None, sort_by, compact_by: &[], unique_by: None };
+    own.unwrap_or(of_view)
 }
 
 /// The tables of what the loop finds, says and remembers.

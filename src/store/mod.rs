@@ -4,14 +4,18 @@
 //! restart finds exactly what it needs to read again. Never reads Kafka, never plans a query.
 
 pub mod columns;
+mod compaction;
 mod disk;
 mod durable;
 mod file;
 mod location;
+mod reader;
 mod scan;
 mod table;
 #[cfg(test)]
 pub(crate) mod tests;
+mod upkeep;
+mod verify;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
@@ -25,10 +29,13 @@ use datafusion::error::DataFusionError;
 use deltalake::DeltaTableError;
 use url::Url;
 
+pub use compaction::Eagerness;
 use disk::{Disk, LocalDisk};
 use location::Location;
 use table::Table;
-pub use table::{Committed, TableSpec};
+pub use table::{Committed, Merged, TableSpec, Vacuumed};
+pub use upkeep::{Due, Held};
+pub use verify::{Damage, Verified};
 
 /// Where the store is and how it behaves.
 #[derive(Clone, Debug)]
@@ -83,6 +90,10 @@ pub enum StoreError {
     Encode { table: String, source: ArrowError },
     #[error("failed to encode a file of table {table}")]
     Parquet { table: String, source: parquet::errors::ParquetError },
+    #[error("file {file} of table {table} cannot be read (hint: bellwether store verify tells what is lost)")]
+    File { table: String, file: String, source: parquet::errors::ParquetError },
+    #[error("table {table} is damaged: {what} (hint: bellwether store verify tells what is lost)")]
+    Damaged { table: String, what: String },
     #[error("failed to commit to table {table}")]
     Commit { table: String, source: DeltaTableError },
     #[error("table {table} moved to {found:?} under {app}, expected {expected:?}: another writer has taken over")]
@@ -98,8 +109,8 @@ pub enum StoreError {
 impl StoreError {
     /// Whether trying the same again later may succeed.
     pub fn retriable(&self) -> bool {
-        use StoreError::{Commit, Open, Read, Write};
-        matches!(self, Write { .. } | Commit { .. } | Open { .. } | Read { .. })
+        use StoreError::{Commit, File, Open, Read, Write};
+        matches!(self, Write { .. } | Commit { .. } | Open { .. } | Read { .. } | File { .. })
     }
 }
 
@@ -175,6 +186,34 @@ impl Store {
         }
         *self.tables.write().unwrap_or_else(PoisonError::into_inner) = tables;
         Ok(())
+    }
+
+    /// Opens all tables found under a URL to look at them, beside whoever writes them.
+    pub async fn inspect(settings: &Settings) -> Result<Store, StoreError> {
+        Store::found(Location::parse(settings)?).await
+    }
+
+    /// Opens all tables found under a URL for their upkeep: alone where it is a folder.
+    pub async fn adopt(settings: &Settings) -> Result<Store, StoreError> {
+        let disk = settings.durable.then(|| Arc::new(LocalDisk) as Arc<dyn Disk>);
+        let location = Location::parse(settings)?;
+        if location.tables().await?.is_empty() {
+            return Err(StoreError::Absent { path: location.to_string() });
+        }
+        let location = tokio::task::spawn_blocking(move || location.lock(disk)).await??;
+        Store::found(location).await
+    }
+
+    async fn found(location: Location) -> Result<Store, StoreError> {
+        let mut specs = Vec::new();
+        for name in location.tables().await? {
+            let schema = table::provider_at(&location, &name).await?.schema();
+            specs.push(columns::spec_of(&name, schema));
+        }
+        if specs.is_empty() {
+            return Err(StoreError::Absent { path: location.to_string() });
+        }
+        Store::open_at(location, specs).await
     }
 
     /// Opens what a store holds for reading alone: every table found under its URL, without taking its lock.

@@ -4,6 +4,8 @@
 
 mod commit;
 mod others;
+mod rewrite;
+mod vacuum;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,7 +17,6 @@ use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::prelude::SessionConfig;
-use deltalake::DeltaTableError;
 use deltalake::delta_datafusion::TableProviderBuilder;
 use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
 use deltalake::kernel::transaction::CommitProperties;
@@ -24,13 +25,18 @@ use deltalake::logstore::LogStoreRef;
 use deltalake::operations::create::CreateBuilder;
 use deltalake::protocol::SaveMode;
 use deltalake::table::state::DeltaTableState;
+use deltalake::{DeltaTableError, Path};
 use uuid::Uuid;
 
 use super::StoreError;
-use super::file::Encoded;
+use super::compaction::File;
+use super::file::{Encoded, Shape};
 use super::location::{Location, Settling};
+use super::reader::FileReader;
 use super::scan::PinnedTable;
 use others::Others;
+pub use rewrite::Merged;
+pub use vacuum::Vacuumed;
 
 /// The partition column of tables that are split by day.
 const DAY: &str = "day";
@@ -45,10 +51,33 @@ pub struct TableSpec {
     pub day_of: Option<&'static str>,
     /// The order of rows within a file.
     pub sort_by: Vec<String>,
+    /// The order of rows in a file made of others, where it is another.
+    pub compact_by: &'static [&'static str],
     /// An Int64 column of which each value is in the table once, whoever writes it: rows with a value that another writer
     /// has committed since the store was opened are left out. What was there before, and what this writer has given
     /// already, is the caller's to know.
     pub unique_by: Option<&'static str>,
+}
+
+impl TableSpec {
+    /// Returns the columns by which the rows of a file are sorted.
+    pub(super) fn order(&self, shape: Shape) -> Vec<String> {
+        match shape {
+            Shape::Compacted if !self.compact_by.is_empty() => {
+                self.compact_by.iter().map(|&name| name.to_owned()).collect()
+            }
+            _ => self.sort_by.clone(),
+        }
+    }
+
+    /// Returns the column that tells of when a row is.
+    pub(super) fn time(&self) -> Option<&str> {
+        let is_time = |name: &&str| {
+            let field = self.schema.field_with_name(name);
+            field.is_ok_and(|field| matches!(field.data_type(), DataType::Timestamp(..)))
+        };
+        self.day_of.or_else(|| self.sort_by.first().map(String::as_str)).filter(is_time)
+    }
 }
 
 /// What one commit wrote.
@@ -215,6 +244,11 @@ impl Table {
         let mut rows: Vec<RecordBatch> = head.sealed.iter().flat_map(|sealed| sealed.batches.iter().cloned()).collect();
         rows.extend(head.open.iter().cloned());
         Arc::new(PinnedTable::new(self.spec.schema.clone(), self.shown().provider, rows))
+    }
+
+    /// Returns a reader of one of the table's files.
+    pub fn reader(&self, file: &File) -> FileReader {
+        FileReader { objects: self.log.object_store(None), path: Path::from(file.path.as_str()), bytes: file.bytes }
     }
 
     fn unread(&self, source: DeltaTableError) -> StoreError {

@@ -256,13 +256,15 @@ impl Drop for StageTimer {
     }
 }
 
-/// The store: `store_commits`, `store_commit_failures`, `store_head_rows`, `store_head_bytes`.
+/// The store: `store_commits`, `store_commit_failures`, `store_head_rows`, `store_head_bytes`, `store_merges`, `store_files`.
 #[derive(Clone, Debug, Default)]
 pub struct Store {
     commits: Counter,
     commit_failures: Counter,
     head_rows: Gauge,
     head_bytes: Gauge,
+    merges: Counter,
+    files: Gauge,
 }
 
 impl Store {
@@ -274,6 +276,8 @@ impl Store {
         registry.register("store_head_rows", "Rows accepted and not yet committed", store.head_rows.clone());
         let help = "Memory held by rows not yet committed";
         registry.register_with_unit("store_head", help, Unit::Bytes, store.head_bytes.clone());
+        registry.register("store_merges", "Times that small files were merged into one", store.merges.clone());
+        registry.register("store_files", "Files of all tables, as of the last upkeep", store.files.clone());
         store
     }
 
@@ -283,6 +287,14 @@ impl Store {
 
     pub fn commit_failed(&self) {
         self.commit_failures.inc();
+    }
+
+    pub fn merged(&self) {
+        self.merges.inc();
+    }
+
+    pub fn set_files(&self, files: usize) {
+        self.files.set(gauge_value(files));
     }
 
     pub fn set_head(&self, rows: usize, bytes: usize) {

@@ -301,6 +301,12 @@ def check_scrape(bellwether, work, verdicts):
 
 
 def check_all(chosen, feed, db, store, through, verdicts):
+    # Merged whole, so that all that follows is held against what merges made of it.
+    for command in ("verify", "compact", "verify"):
+        done = subprocess.run(
+            [chosen.binary, "store", command, "--data", str(store)], capture_output=True, text=True, timeout=120, check=False
+        )
+        verdicts.add(f"bellwether store {command}", done.returncode == 0, (done.stdout + done.stderr).strip()[-300:])
     present = check_rows(db, store, verdicts)
     expected = checks.check_dead_letters(chosen.bootstrap, chosen.prefix, feed.broken, SCHEMAS / "dead_letter.schema.json", verdicts)
     checks.check_rejected(db, expected, verdicts)

@@ -149,6 +149,8 @@ client = {{ {properties} }}
 [store]
 url = "{store}"
 commit_interval = "{commit}"
+# Often, so that files are merged under every fault.
+upkeep_interval = "1s"
 
 [topics]
 alerts = "{prefix}.alerts"

@@ -172,7 +172,7 @@ class Scene:
         self.now = int(time.time())
         self.through = (self.now - e2e.LATENESS_S_MAX) * 1_000_000
         self.chosen = argparse.Namespace(
-            prefix=self.prefix, bootstrap=self.broker.bootstrap, records=records, effects=None
+            prefix=self.prefix, bootstrap=self.broker.bootstrap, records=records, effects=None, binary=stage.binary
         )
         self.feed = feed(self.chosen, truth.Truth(stage.seed, records, broken, self.now))
         self.feed.create_topics()

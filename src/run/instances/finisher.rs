@@ -5,6 +5,7 @@
 //! and closes nothing until it has read what that one had.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -153,8 +154,10 @@ impl<F: Feed, E: Exit, C: Clock> Finisher<F, E, C> {
                     starts.push(self.begin(partition)?);
                 }
                 start.send(starts);
+                self.shared.on_duty.store(true, Ordering::SeqCst);
             }
             SourceEvent::Revoked { lost, done, .. } => {
+                self.shared.on_duty.store(false, Ordering::SeqCst);
                 if lost {
                     self.outlet.call_off();
                     commit_store(&self.shared)?;

@@ -87,6 +87,7 @@ struct Shared<C> {
     trim: Trim,
     /// The name of this instance.
     instance: String,
+    on_duty: Arc<AtomicBool>,
 }
 
 impl<C> Shared<C> {
@@ -107,11 +108,13 @@ pub struct Parts {
     pub core: Core,
     pub partials: String,
     pub runtime: Handle,
+    /// Set while this instance finishes windows.
+    pub on_duty: Arc<AtomicBool>,
 }
 
 /// Runs both parts until told to stop or one of them fails; the other is stopped then, too.
 pub fn conduct(parts: Parts, stop: Arc<AtomicBool>) -> Result<()> {
-    let Parts { settings, store, telemetry, obstacles, board, on_tick, core, partials, runtime } = parts;
+    let Parts { settings, store, telemetry, obstacles, board, on_tick, core, partials, runtime, on_duty } = parts;
     let instance = settings.config.service.instance.clone();
     let finish = for_finishing(&settings.kafka, &partials);
     let trim = trim(settings.kafka.clone(), partials.clone(), runtime.clone());
@@ -126,6 +129,7 @@ pub fn conduct(parts: Parts, stop: Arc<AtomicBool>) -> Result<()> {
         partials,
         trim,
         instance,
+        on_duty,
     };
     let (source, outlet) = connect(&shared, shared.settings.kafka.clone(), true)?;
     let gatherer = Gatherer::new(shared.clone(), core, source, outlet, frontiers(&finish, &shared.partials)?);

@@ -28,9 +28,9 @@ const LAST_CHECKPOINT: &str = "_delta_log/_last_checkpoint";
 /// After how many commits the log is summed up in a checkpoint.
 const COMMITS_PER_CHECKPOINT: u64 = 100;
 /// How often a commit is tried where it failed and nobody else went on either.
-const FAILURES_MAX: usize = 5;
+pub(super) const FAILURES_MAX: usize = 5;
 /// How often a commit is tried where others went on instead.
-const RACES_MAX: u32 = 1000;
+pub(super) const RACES_MAX: u32 = 1000;
 /// The longest wait after a lost race; about as long as a log entry takes to be written to a cloud.
 const BACKOFF_MAX: Duration = Duration::from_millis(128);
 
@@ -158,8 +158,13 @@ impl Table {
     }
 
     async fn write_file(&self, commit: Uuid, index: usize, file: &Encoded) -> Result<Add, StoreError> {
-        let failed = |source| StoreError::Write { table: self.spec.name.clone(), source };
         let name = format!("part-{index:05}-{commit}.zstd.parquet");
+        self.put_file(name, file, true).await
+    }
+
+    /// Writes a file where its day belongs; returns what a commit says of it, and whether its rows are new.
+    pub(super) async fn put_file(&self, name: String, file: &Encoded, data_change: bool) -> Result<Add, StoreError> {
+        let failed = |source| StoreError::Write { table: self.spec.name.clone(), source };
         let day = file.day.map(file::day_text);
         let path = day.as_ref().map_or_else(|| name.clone(), |day| format!("{DAY}={day}/{name}"));
         let store = self.log.object_store(None);
@@ -170,7 +175,7 @@ impl Table {
             partition_values: day.into_iter().map(|day| (DAY.to_owned(), Some(day))).collect(),
             size: file.bytes.len() as i64,
             modification_time: written.last_modified.timestamp_millis(),
-            data_change: true,
+            data_change,
             stats: Some(file.stats.clone()),
             ..Add::default()
         })
@@ -214,14 +219,14 @@ impl Table {
 }
 
 /// Tells whether a commit failed for no other reason than that another came first.
-fn is_outrun(error: &DeltaTableError) -> bool {
+pub(super) fn is_outrun(error: &DeltaTableError) -> bool {
     use DeltaTableError::{Transaction, VersionAlreadyExists};
     matches!(error, VersionAlreadyExists(_) | Transaction { source: TransactionError::MaxCommitAttempts(_) })
 }
 
 /// Returns how long to wait after so many lost races: a random part of a span that grows, so that writers which fell
 /// into step fall out of it.
-fn backoff(races: u32) -> Duration {
+pub(super) fn backoff(races: u32) -> Duration {
     let span = Duration::from_millis(1 << races.min(10)).min(BACKOFF_MAX);
     let random = Uuid::new_v4().as_u128() as u32;
     span.mul_f64(f64::from(random) / f64::from(u32::MAX))

@@ -11,7 +11,8 @@ use arrow::array::{AsArray, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::Int64Type;
 use datafusion::error::DataFusionError;
-use deltalake::kernel::{Action, Add, Version};
+use deltalake::kernel::{Action, Version};
+use deltalake::table::state::DeltaTableState;
 use deltalake::{DeltaTableError, Path};
 use object_store::ObjectStoreExt as _;
 use parquet::arrow::ProjectionMask;
@@ -26,8 +27,8 @@ use super::{Committed, Head, Sealed, Shown, Table, TableSpec, provide};
 pub(super) struct Others {
     /// Through which version, inclusive, the log was gone through.
     seen: Version,
-    /// Files whose values are still to be read, of a table that holds each value once.
-    unread: Vec<Add>,
+    /// Files whose values are still to be read, by their paths, of a table that holds each value once.
+    unread: Vec<String>,
     /// Values of commits that are yet to be shown.
     learned: HashSet<i64>,
     /// Values of commits that are shown. Grows with what others find: no more than the table has rows.
@@ -56,6 +57,11 @@ impl Head {
             sealed.landed = true;
             self.moved.retain(|app, _| !sealed.positions.contains_key(app));
         }
+    }
+
+    /// Takes note of a commit of ours that moves no rows and no position.
+    pub fn pass_own(&mut self, version: Version) {
+        self.others.seen = version;
     }
 
     /// Goes through the next entry of the log, which may be our own commit that landed without an answer, for what others
@@ -176,14 +182,29 @@ impl Table {
         }
     }
 
+    async fn is_live(&self, path: &str) -> Result<bool, StoreError> {
+        Ok(self.live_paths().await?.iter().any(|live| live == path))
+    }
+
+    async fn live_paths(&self) -> Result<Vec<String>, StoreError> {
+        let newest = DeltaTableState::try_new(self.log.as_ref(), None).await.map_err(|source| self.unread(source))?;
+        Ok(newest.log_data().iter().map(|view| view.path().into_owned()).collect())
+    }
+
     /// Reads which values others have added.
     async fn learn(&self) -> Result<(), StoreError> {
         let Some(column) = self.spec.unique_by else { return Ok(()) };
         loop {
-            let Some(add) = self.head().others.unread.last().cloned() else { return Ok(()) };
+            let Some(path) = self.head().others.unread.last().cloned() else { return Ok(()) };
             let failed = |source| StoreError::Read { table: self.spec.name.clone(), source };
-            let file = self.log.object_store(None).get(&Path::from(add.path.as_str())).await;
-            let file = file.map_err(|source| failed(source.into()))?;
+            let file = match self.log.object_store(None).get(&Path::from(path.as_str())).await {
+                // Merged into another and deleted, all while we were away.
+                Err(object_store::Error::NotFound { .. }) if !self.is_live(&path).await? => {
+                    self.head().others.unread = self.live_paths().await?;
+                    continue;
+                }
+                file => file.map_err(|source| failed(source.into()))?,
+            };
             let bytes = file.bytes().await.map_err(|source| failed(source.into()))?;
             let values = values(bytes, column).map_err(failed)?;
             let mut head = self.head();
@@ -200,10 +221,10 @@ fn transaction(line: &str) -> Option<(String, i64)> {
     Some((moved.get("appId")?.as_str()?.to_owned(), moved.get("version")?.as_i64()?))
 }
 
-/// Returns the file from a line of the log that adds one with new rows.
-fn added(line: &str) -> Option<Add> {
+/// Returns the path of the file from a line of the log that adds one with new rows.
+fn added(line: &str) -> Option<String> {
     match line.contains("\"add\"").then(|| serde_json::from_str(line).ok())?? {
-        Action::Add(add) if add.data_change => Some(add),
+        Action::Add(add) if add.data_change => Some(add.path),
         _ => None,
     }
 }

@@ -12,6 +12,7 @@ mod seeds;
 mod several;
 mod shared;
 pub(crate) mod simulated_disk;
+mod upkeep;
 mod writers;
 
 use std::sync::Arc;
@@ -24,7 +25,14 @@ use super::*;
 
 fn spec(name: &str) -> TableSpec {
     let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false)]));
-    TableSpec { name: name.to_owned(), schema, day_of: None, sort_by: vec!["n".to_owned()], unique_by: None }
+    TableSpec {
+        name: name.to_owned(),
+        schema,
+        day_of: None,
+        sort_by: vec!["n".to_owned()],
+        compact_by: &[],
+        unique_by: None,
+    }
 }
 
 fn rows(values: impl IntoIterator<Item = i64>) -> RecordBatch {
@@ -57,7 +65,14 @@ async fn all(tables: Vec<(String, Arc<dyn TableProvider>)>, table: &str) -> Vec<
 fn daily(name: &str) -> TableSpec {
     let ts = Field::new("ts", columns::timestamp(), false);
     let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false), ts]));
-    TableSpec { name: name.to_owned(), schema, day_of: Some("ts"), sort_by: vec!["n".to_owned()], unique_by: None }
+    TableSpec {
+        name: name.to_owned(),
+        schema,
+        day_of: Some("ts"),
+        sort_by: vec!["n".to_owned()],
+        compact_by: &[],
+        unique_by: None,
+    }
 }
 
 /// Rows of a table split by day; neighbours are of different days, so that most commits write several files.
@@ -125,6 +140,15 @@ pub(crate) async fn open_simulated(
 ) -> Result<Store, StoreError> {
     let disk = disk.map(|disk| disk as Arc<dyn Disk>);
     Store::open_at(Location::parse(settings)?.lock(disk)?.wrapped(|objects| faults.wrap(objects)), specs).await
+}
+
+/// Merges all that could be fewer, as often as faults let it.
+async fn merge_all(store: &Store) {
+    for due in store.due(Eagerness::Thorough) {
+        if let Err(error) = store.merge(&due).await {
+            assert!(error.retriable(), "{error:?}");
+        }
+    }
 }
 
 /// Returns the Parquet files below a folder, by name.

@@ -1,4 +1,4 @@
-//! Fault 21: the power goes at every step a commit takes on the disk. What was acknowledged is there afterwards, whole,
+//! Fault 21: the power goes at every step a commit or a merge takes on the disk. What was acknowledged is there afterwards, whole,
 //! and nothing else but perhaps the one commit that was under way. The controls forget to sync, and lose.
 
 use std::io::{Error, ErrorKind};
@@ -42,6 +42,7 @@ impl Machine {
         for n in 0..COMMITS {
             self.commit(&store, n).await.unwrap();
         }
+        merge_all(&store).await;
         self.disk.trace()
     }
 

@@ -85,9 +85,10 @@ impl Writer {
     async fn run(&mut self) {
         self.restart().await;
         for _ in 0..STEPS {
-            match self.random.random_range(0..10) {
+            match self.random.random_range(0..11) {
                 0..4 => self.append(),
                 4..9 => self.commit().await,
+                9 => merge_all(self.store.as_ref().unwrap()).await,
                 _ => self.restart().await,
             }
         }

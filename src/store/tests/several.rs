@@ -1,5 +1,5 @@
-//! Three writers that share a store, with faults, restarts and a source that goes from hand to hand, at random from a
-//! seed: every row once, every series once, positions right. The control holds no series to be there once.
+//! Three writers that share a store, with faults, restarts, merges by each of them and a source that goes from hand to
+//! hand, at random from a seed: every row once, every series once, positions right. The control holds no series to be there once.
 //!
 //! `STORE_SEEDS=500` tries more seeds, `STORE_SEED=17` only that one.
 
@@ -121,9 +121,10 @@ impl Writer {
         for _ in 0..STEPS {
             match self.random.random_range(0..20) {
                 0..7 => self.append(),
-                7..13 => drop(self.commit().await),
-                13..16 => self.look().await,
-                16..19 => self.take_the_baton().await,
+                7..12 => drop(self.commit().await),
+                12..15 => self.look().await,
+                15..17 => merge_all(self.store()).await,
+                17..19 => self.take_the_baton().await,
                 _ => self.restart().await,
             }
         }

@@ -295,6 +295,7 @@ impl Machine {
         self.world.borrow_mut().tell(format!("instance {number} starts, as {whos:?}"));
         let (trimmed, stop) = (self.trimmed.clone(), Arc::new(AtomicBool::new(false)));
         let shared = Shared {
+            on_duty: Arc::default(),
             settings,
             store: store.clone(),
             telemetry,
