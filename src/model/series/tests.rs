@@ -67,12 +67,28 @@ fn ids_are_the_same_in_every_release() {
         let series = interner.intern(descriptor).unwrap();
         interner.get(series).unwrap().id.0
     };
-    assert_eq!(id(&mut describe("m", &[])), 6_456_271_175_069_951_419);
-    assert_eq!(id(&mut describe("m", &[("b", "2"), ("a", "1")])), 8_408_739_471_002_115_705);
+    assert_eq!(id(&mut describe("m", &[])), -1_110_812_869_880_661_450);
+    assert_eq!(id(&mut describe("m", &[("b", "2"), ("a", "1")])), -1_110_336_193_050_599_887);
     assert_eq!(
         id(&mut Descriptor { kind: Kind::Counter, unit: "s", ..describe("m", &[("a", "")]) }),
-        8_758_588_303_981_479_324
+        -1_110_250_780_737_860_784
     );
+}
+
+#[test]
+fn the_series_of_one_metric_are_neighbours() {
+    let mut interner = Interner::new(100);
+    let mut first_bits = |name: &str| -> std::collections::BTreeSet<i64> {
+        let ids = (0..9).map(|n| {
+            let value = n.to_string();
+            let series = interner.intern(&mut describe(name, &[("host", &value)])).unwrap();
+            interner.get(series).unwrap().id.0 >> 52
+        });
+        ids.collect()
+    };
+    let (one, other) = (first_bits("node_load1"), first_bits("node_load5"));
+    assert_eq!((one.len(), other.len()), (1, 1));
+    assert_ne!(one, other);
 }
 
 #[test]
