@@ -144,10 +144,15 @@ fn end_with_the_reader() {
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
 }
 
+/// How long a thread for blocking work waits for more. A checkpoint reads a hundred files at once, each on such a thread;
+/// what comes after would keep all of them busy in turns, with the memory that each holds on to.
+const BLOCKING_KEEP_ALIVE: Duration = Duration::from_millis(100);
+
 fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("bellwether")
+        .thread_keep_alive(BLOCKING_KEEP_ALIVE)
         .build()
         .context("failed to start the runtime")
 }
