@@ -283,15 +283,7 @@ pub async fn engine(settings: &Settings) -> Result<Engine> {
 pub fn table_specs(engine: &Engine) -> Vec<TableSpec> {
     let mut specs = columns::record_tables();
     for (view, schema) in engine.views() {
-        let sort_by = vec!["window_end".to_owned()];
-        specs.push(TableSpec {
-            name: view.name.to_string(),
-            schema,
-            day_of: None,
-            sort_by,
-            compact_by: &[],
-            unique_by: None,
-        });
+        specs.push(columns::spec_of(&view.name, schema));
     }
     let corrected = engine.views().filter(|(view, _)| view.correct_every.is_some());
     specs.extend(corrected.map(|(view, schema)| corrector::table_spec(view, &schema)));

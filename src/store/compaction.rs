@@ -6,7 +6,8 @@
 
 use std::collections::BTreeMap;
 
-const MICROS_PER_DAY: i64 = 86_400_000_000;
+use super::file::MICROS_PER_DAY;
+
 /// How many files of about as many rows are merged, and by which factor these differ from the next.
 const FAN_IN: usize = 16;
 /// Most files that one merge reads at a time: each costs memory for what of it is decoded.

@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 
 use super::{StoreError, TableSpec};
 
-const MICROS_PER_DAY: i64 = 86_400_000_000;
+pub(super) const MICROS_PER_DAY: i64 = 86_400_000_000;
 const ROW_GROUP_ROWS_MAX: usize = 131_072;
 /// Where a column of numbers has more values in a row group than fit, they are no longer worth a dictionary.
 const DICTIONARY_BYTES_MAX: usize = 16 << 10;
