@@ -21,6 +21,7 @@ use datafusion::logical_expr::{col, lit};
 use datafusion::prelude::SessionContext;
 use tokio::sync::watch;
 use tracing::{info, warn};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::core::VIEW_APP;
 use super::partition::{Held, HeldPartition};
@@ -29,7 +30,8 @@ use super::stored::{self, Slice, column, each_batch, table_of};
 use crate::model::series::{Interner, SeriesId};
 use crate::model::time::{EventTime, Span};
 use crate::query::{CORRECTED, REVISION, WITHDRAWN};
-use crate::store::{Store, TableSpec, columns};
+use crate::store::columns::{self, LateRow};
+use crate::store::{Store, TableSpec};
 use crate::stream::definition::{Definition, family};
 use crate::stream::dimension::Table;
 use crate::stream::rebuild::LateBefore;
@@ -231,9 +233,24 @@ struct Plan {
     schema: SchemaRef,
     /// Takes in no row; tells what the views mean.
     engine: Engine,
-    /// The windows that the last turn found, with how many late rows each lacked: nothing new is to be said of those. They
-    /// are found again as long as one of a row's windows is open.
-    answered: BTreeMap<Span, usize>,
+    /// The windows that the last turn found, with what each lacked: nothing new is to be said of those. They are found
+    /// again as long as one of a row's windows is open.
+    answered: BTreeMap<Span, Lacking>,
+}
+
+/// Which late rows a window lacks, whatever the order they were found in. A number of rows would not do: the one row that
+/// a window lacks now need not be the one that it lacked before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Lacking {
+    /// The sum of the hashes of the rows.
+    rows: u64,
+}
+
+impl Lacking {
+    fn add(&mut self, row: &LateRow) {
+        let LateRow { view, topic, partition, offset, .. } = row;
+        self.rows = self.rows.wrapping_add(xxh3_64(format!("{view} {topic} {partition} {offset}").as_bytes()));
+    }
 }
 
 impl Plan {
@@ -248,31 +265,31 @@ impl Plan {
         Ok(Plan { view: view.clone(), family, tables, schema, engine, answered: BTreeMap::new() })
     }
 
-    /// Returns the closed windows that may lack rows, and how many. Where one of a row's windows is not closed yet, the row
+    /// Returns the closed windows that may lack rows, and which. Where one of a row's windows is not closed yet, the row
     /// is looked at again the next time.
     async fn missed(
         &mut self,
         context: &SessionContext,
         due: &mut DuePartitions,
         within: Span,
-    ) -> Result<BTreeMap<Span, usize>> {
+    ) -> Result<BTreeMap<Span, Lacking>> {
         let names = self.family.iter().map(|view| lit(&*view.name)).collect();
         let from = due.values().map(|due| due.from).min().unwrap_or(0);
         let rows = context.table("late").await?;
         let rows = rows.filter(col("view").in_list(names, false).and(col("offset").gt_eq(lit(from))))?;
-        let mut missed: BTreeMap<Span, usize> = BTreeMap::new();
+        let mut missed: BTreeMap<Span, Lacking> = BTreeMap::new();
         // An engine may move to another thread, and not be seen from two.
         let (found, engine) = (&mut missed, &mut self.engine);
         each_batch(rows, move |batch| {
             for row in stored::late_rows(batch)? {
-                let Some(due) = due.get_mut(&(row.topic, row.partition)) else { continue };
+                let Some(due) = due.get_mut(&(row.topic.clone(), row.partition)) else { continue };
                 if !(due.from..due.stored).contains(&row.offset) {
                     continue;
                 }
                 due.has_late = true;
                 for window in engine.missed(&row.view, row.ts).into_iter().filter(|window| window.end > within.start) {
                     match window.end <= within.end {
-                        true => *found.entry(window).or_default() += 1,
+                        true => found.entry(window).or_default().add(&row),
                         false => due.done = due.done.min(row.offset),
                     }
                 }
@@ -284,10 +301,10 @@ impl Plan {
         Ok(missed)
     }
 
-    fn unanswered(&self, missed: &BTreeMap<Span, usize>) -> Vec<Span> {
+    fn unanswered(&self, missed: &BTreeMap<Span, Lacking>) -> Vec<Span> {
         missed
             .iter()
-            .filter(|(window, rows)| self.answered.get(window) != Some(rows))
+            .filter(|(window, lacking)| self.answered.get(window) != Some(lacking))
             .map(|(window, _)| *window)
             .collect()
     }

@@ -2,36 +2,20 @@
 //! corrected there, each view must read as if no row had been late.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
-use bellwether::config;
-use bellwether::ingest::Bounds;
 use bellwether::model::time::EventTime;
 use bellwether::query;
-use bellwether::run::core::Core;
-use bellwether::run::corrector::{self, Corrector, Current};
-use bellwether::run::incoming::Incoming;
-use bellwether::run::partition::{DoneBefore, StoredAs};
-use bellwether::run::service;
-use bellwether::run::settings::Settings;
-use bellwether::store::Store;
-use bellwether::stream::Source;
-use bellwether::stream::definition::{Definition, Definitions, family};
+use bellwether::run::corrector;
+use bellwether::stream::definition::{Definition, family};
 use bellwether::stream::window::Window;
-use bellwether::telemetry::Telemetry;
 use serde_json::Value;
 
+use crate::fed::{self, Fed};
 use crate::views;
-
-const BOUNDS: Bounds = Bounds { oldest: EventTime::MIN, newest: EventTime::MAX };
-const INPUTS: [(&str, Source); 2] = [("metrics", Source::Metrics), ("events", Source::Events)];
-/// Later than any row of a golden view, and a lateness within which none is late.
-const END: &str = "2100-01-01T00:00:00Z";
-const FOREVER: Duration = Duration::from_secs(20 * 365 * 86_400);
 
 #[tokio::test]
 async fn corrected_views_read_as_if_no_row_had_been_late() {
@@ -55,7 +39,8 @@ async fn corrected_views_read_as_if_no_row_had_been_late() {
 async fn what_a_view_emitted_before_it_began_anew_stays() {
     let folder = views::folders().into_iter().find(|folder| folder.ends_with("tumble_late_rows")).unwrap();
     for (begins_at, stays) in [(EventTime::from_micros(0), false), (EventTime::MAX, true)] {
-        let fed = Fed::of(&folder).await.unwrap();
+        let mut fed = fed(&folder).await.unwrap();
+        finish(&mut fed).await.unwrap();
         for view in fed.corrected() {
             corrector::begins(&fed.store, view, begins_at).unwrap();
             fed.store.commit().await.unwrap();
@@ -64,22 +49,30 @@ async fn what_a_view_emitted_before_it_began_anew_stays() {
     }
 }
 
+/// One late row of a window after another, each found by another turn: none may pass for one that was answered.
+#[tokio::test]
+async fn views_corrected_while_rows_come_read_the_same() {
+    let (mut corrected, mut wrong) = (0, Vec::new());
+    for folder in views::folders() {
+        match check_in_parts(&folder, 12).await {
+            Ok(windows) => corrected += windows,
+            Err(what) => wrong.push(format!("{}: {what}", folder.file_name().unwrap().to_string_lossy())),
+        }
+    }
+    println!("{corrected} windows corrected");
+    assert!(wrong.is_empty(), "{} folders differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
 /// Runs one folder; tells of each view that can be corrected whether it read otherwise before it was.
 async fn check(folder: &Path) -> Result<Vec<bool>, String> {
-    let mut patient = definitions(folder)?;
-    patient.views.iter_mut().for_each(|view| view.lateness = FOREVER);
-    let mut expected: BTreeMap<Arc<str>, Vec<RecordBatch>> = BTreeMap::new();
-    for emission in views::run(folder, patient).await? {
-        expected.entry(emission.view).or_default().push(emission.rows);
-    }
-    let fed = Fed::of(folder).await?;
-    let (mut corrector, pinned) = (fed.corrector(), fed.store.clone());
-    let limits = fed.settings.query.clone();
-    let queries = query::Engine::new(limits, Arc::new(move || pinned.pin()), Vec::new()).unwrap();
+    let expected = expected(folder).await?;
+    let mut fed = fed(folder).await?;
+    finish(&mut fed).await?;
+    let (mut corrector, queries) = (fed.corrector(), queries(&fed));
     let mut changed = Vec::new();
     for view in fed.corrected() {
         let wanted = views::rows_as_json(expected.get(&view.name).map_or(&[], Vec::as_slice));
-        let windows = corrector.correct(view).await.map_err(said)?;
+        let windows = corrector.correct(view).await.map_err(fed::said)?;
         let compared = |rows: Vec<Value>| views::compare(wanted.clone(), rows, &views::tolerances(folder));
         compared(read(&queries, &view.name).await).map_err(|what| format!("{}: {what}", view.name))?;
         let emitted = compared(read(&queries, &format!("{}_emitted", view.name)).await);
@@ -89,137 +82,72 @@ async fn check(folder: &Path) -> Result<Vec<bool>, String> {
         changed.push(emitted.is_err());
         fed.store.commit().await.map_err(|error| error.to_string())?;
         // Another process that knows nothing of this finds nothing to do.
-        assert_eq!(fed.corrector().correct(view).await.map_err(said)?, 0, "{} is corrected twice", view.name);
+        assert_eq!(fed.corrector().correct(view).await.map_err(fed::said)?, 0, "{} is corrected twice", view.name);
     }
     Ok(changed)
 }
 
-fn said(error: anyhow::Error) -> String {
-    format!("{error:#}")
+/// Runs one folder, corrected after each part of its records; tells how many windows were.
+async fn check_in_parts(folder: &Path, parts: u32) -> Result<usize, String> {
+    let expected = expected(folder).await?;
+    let mut fed = fed(folder).await?;
+    let (mut corrector, queries) = (fed.corrector(), queries(&fed));
+    let mut windows = 0;
+    for part in 1..=parts {
+        fed.feed(f64::from(part) / f64::from(parts)).await.map_err(fed::said)?;
+        fed.store.commit().await.map_err(|error| error.to_string())?;
+        for view in fed.corrected() {
+            windows += corrector.correct(view).await.map_err(fed::said)?;
+        }
+    }
+    finish(&mut fed).await?;
+    for view in fed.corrected() {
+        windows += corrector.correct(view).await.map_err(fed::said)?;
+        let wanted = views::rows_as_json(expected.get(&view.name).map_or(&[], Vec::as_slice));
+        views::compare(wanted, read(&queries, &view.name).await, &views::tolerances(folder))
+            .map_err(|what| format!("{}: {what}", view.name))?;
+    }
+    Ok(windows)
 }
 
-fn definitions(folder: &Path) -> Result<Definitions, String> {
-    Definitions::read(&views::sql_files(folder), views::DEFAULTS).map_err(|error| error.to_string())
+/// Returns what each view of a folder emits where it waits for every row.
+async fn expected(folder: &Path) -> Result<BTreeMap<Arc<str>, Vec<RecordBatch>>, String> {
+    let mut patient = fed::definitions(folder)?;
+    patient.views.iter_mut().for_each(|view| view.lateness = fed::FOREVER);
+    let mut expected: BTreeMap<Arc<str>, Vec<RecordBatch>> = BTreeMap::new();
+    for emission in views::run(folder, patient).await? {
+        expected.entry(emission.view).or_default().push(emission.rows);
+    }
+    Ok(expected)
 }
 
-/// A golden folder, all of whose records went through a core into a store.
-struct Fed {
-    settings: Arc<Settings>,
-    store: Arc<Store>,
-    core: Core,
-    current: Arc<Current>,
-    _home: tempfile::TempDir,
+/// Makes a store for a golden folder; its views that can be are corrected.
+async fn fed(folder: &Path) -> Result<Fed, String> {
+    let mut definitions = fed::definitions(folder)?;
+    let before = definitions.views.clone();
+    definitions.views.iter_mut().filter(|view| has_no_session(view, &before)).for_each(|view| {
+        view.correct_every = Some(Duration::from_secs(1));
+    });
+    Fed::none_of(folder, definitions).await
 }
 
-impl Fed {
-    async fn of(folder: &Path) -> Result<Fed, String> {
-        let mut definitions = definitions(folder)?;
-        let before = definitions.views.clone();
-        definitions.views.iter_mut().filter(|view| has_no_session(view, &before)).for_each(|view| {
-            view.correct_every = Some(Duration::from_secs(1));
-        });
-        let home = tempfile::tempdir().unwrap();
-        let settings = Arc::new(settings(home.path(), definitions));
-        let engine = service::engine(&settings).await.map_err(said)?;
-        let current = Arc::new(Current { settings: settings.clone(), tables: engine.dimensions().to_vec() });
-        let store = Store::open(&settings.store, service::table_specs(&engine)).await.map_err(|e| e.to_string())?;
-        let store = Arc::new(store);
-        let mut core = service::build_core(&settings, engine, &store, &Telemetry::default()).await.map_err(said)?;
-        feed(&mut core, folder).await.map_err(said)?;
-        store.commit().await.map_err(|error| error.to_string())?;
-        Ok(Fed { settings, store, core, current, _home: home })
-    }
+/// Feeds what is left, and closes every window.
+async fn finish(fed: &mut Fed) -> Result<(), String> {
+    fed.feed(1.0).await.map_err(fed::said)?;
+    fed.end().await.map_err(fed::said)?;
+    fed.store.commit().await.map_err(|error| error.to_string())?;
+    Ok(())
+}
 
-    fn corrector(&self) -> Corrector {
-        Corrector::new(self.store.clone(), self.core.held.clone(), self.current.clone(), Telemetry::default())
-    }
-
-    fn corrected(&self) -> impl Iterator<Item = &Definition> {
-        self.settings.views.iter().filter(|view| view.correct_every.is_some())
-    }
+fn queries(fed: &Fed) -> query::Engine {
+    let (limits, store) = (fed.settings.query.clone(), fed.store.clone());
+    query::Engine::new(limits, Arc::new(move || store.pin()), Vec::new()).unwrap()
 }
 
 fn has_no_session(view: &Definition, views: &[Definition]) -> bool {
     let mut all = family(views, &view.reads);
     all.push(view);
     all.iter().all(|view| matches!(view.window, Window::Hop { .. }))
-}
-
-fn settings(home: &Path, definitions: Definitions) -> Settings {
-    let inputs = r#"[{topic = "metrics", format = "json_metrics"}, {topic = "events", format = "json_events"}]"#;
-    let set = |name: &str, value: &str| (format!("BELLWETHER_{name}"), value.to_owned());
-    let typed = [set("INPUTS", inputs), set("STORE__URL", &home.join("data").display().to_string())];
-    let mut settings = Settings::of(&config::load(None, typed.into_iter()).unwrap()).unwrap();
-    (settings.views, settings.dimensions) = (definitions.views, definitions.dimensions);
-    settings.rules.clear();
-    settings.insight = serde_json::from_value(serde_json::json!({})).unwrap();
-    // Nothing here is cut off by a power failure.
-    settings.store.durable = false;
-    settings
-}
-
-/// A line of a golden input.
-struct Line<'a> {
-    topic: Arc<str>,
-    offset: i64,
-    value: &'a str,
-}
-
-impl Incoming for Line<'_> {
-    fn topic(&self) -> &Arc<str> {
-        &self.topic
-    }
-
-    fn partition(&self) -> i32 {
-        0
-    }
-
-    fn offset(&self) -> i64 {
-        self.offset
-    }
-
-    fn timestamp_ms(&self) -> Option<i64> {
-        Some(0)
-    }
-
-    fn key(&self) -> Option<&[u8]> {
-        None
-    }
-
-    fn value(&self) -> Option<&[u8]> {
-        Some(self.value.as_bytes())
-    }
-
-    fn headers(&self) -> Vec<(&str, Option<&[u8]>)> {
-        Vec::new()
-    }
-}
-
-async fn feed(core: &mut Core, folder: &Path) -> anyhow::Result<()> {
-    let mut texts = Vec::new();
-    for (name, source) in INPUTS {
-        let Ok(text) = fs::read_to_string(folder.join(format!("{name}.ndjson"))) else { continue };
-        let named = StoredAs { app: format!("cluster/{name}/0"), topic_id: name.to_owned() };
-        core.assign((name.into(), 0), named, 0, DoneBefore::default())?;
-        texts.push((name, source, text));
-    }
-    for (name, _, text) in &texts {
-        for (offset, value) in (0..).zip(text.lines()) {
-            core.ingest(std::iter::once(Line { topic: Arc::from(*name), offset, value }), BOUNDS)?;
-            close(core).await?;
-        }
-    }
-    let end = EventTime::parse_rfc3339(END).unwrap();
-    for (name, source, _) in &texts {
-        core.engine.clock(*source).observe(&((*name).into(), 0), end);
-    }
-    close(core).await
-}
-
-/// Closes windows, without the ticks: there are billions until the end.
-async fn close(core: &mut Core) -> anyhow::Result<()> {
-    let closed = core.engine.advance().await?;
-    core.store_windows(closed)
 }
 
 async fn read(queries: &query::Engine, table: &str) -> Vec<Value> {

@@ -2,6 +2,7 @@
 
 mod alert_rules;
 mod corrections;
+mod fed;
 mod schemas;
 mod tidy;
 mod views;
