@@ -1,6 +1,7 @@
 //! Series: a metric name with labels, interned once and then carried as a small number.
 
 mod family;
+pub mod index;
 mod memo;
 #[cfg(test)]
 mod tests;
@@ -191,7 +192,7 @@ impl Interner {
     }
 
     /// Returns some series, by their numbers in order of first sight.
-    pub fn range(&self, numbers: Range<usize>) -> impl Iterator<Item = Series<'_>> {
+    pub fn range(&self, numbers: Range<usize>) -> impl Iterator<Item = Series<'_>> + Clone {
         numbers.filter_map(|number| self.get(SeriesRef(u32::try_from(number).ok()?)))
     }
 

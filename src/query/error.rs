@@ -34,6 +34,8 @@ pub enum QueryError {
     Parse { source: DataFusionError },
     #[error("expected a known table, got {name:?}; {hint}")]
     UnknownTable { name: String, hint: String },
+    #[error("expected a known function, got {name:?}; {hint}")]
+    UnknownFunction { name: String, hint: String },
     #[error("failed to plan the statement")]
     Plan { source: DataFusionError },
     #[error("failed to plan the view {name:?}")]
@@ -82,6 +84,7 @@ impl QueryError {
             | QueryError::Refused { .. }
             | QueryError::Parse { .. }
             | QueryError::UnknownTable { .. }
+            | QueryError::UnknownFunction { .. }
             | QueryError::Plan { .. }
             | QueryError::View { .. }
             | QueryError::Evaluate { .. } => Class::User,
@@ -166,8 +169,34 @@ fn plain(source: &DataFusionError) -> String {
         DataFusionError::SQL(error, _) => error.to_string(),
         root => root.message().into_owned(),
     };
-    match message.split_once(DataFusionError::BACK_TRACE_SEP) {
-        Some((before, _)) => before.to_owned(),
-        None => message,
+    let message = match message.split_once(DataFusionError::BACK_TRACE_SEP) {
+        Some((before, _)) => before,
+        None => &message,
+    };
+    of_arguments(message).unwrap_or(message).to_owned()
+}
+
+/// Returns what a function says of its arguments, out of what DataFusion says around it.
+fn of_arguments(message: &str) -> Option<&str> {
+    let (_, said) = message.split_once("user-defined coercion failed with: ")?;
+    let (said, _) = said.rsplit_once(" No function matches the given name")?;
+    let said = ["Error during planning: ", "Execution error: "]
+        .iter()
+        .find_map(|kind| said.strip_prefix(kind))
+        .unwrap_or(said);
+    Some(said.trim_end_matches('.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_function_speaks_for_itself() {
+        let message = "Execution error: Function 'rate' user-defined coercion failed with: Error during planning: expected \
+                       rate(value, ts), got 1 arguments. No function matches the given name and argument types \
+                       'rate(Float64)'. You might need to add explicit type casts.\n\tCandidate functions: rate(UserDefined)";
+        assert_eq!(of_arguments(message), Some("expected rate(value, ts), got 1 arguments"));
+        assert_eq!(of_arguments("No field named x."), None);
     }
 }

@@ -2,15 +2,19 @@
 //!
 //! Read-only. Knows tables only as `TableProvider`s handed in; knows nothing of how they are stored or filled.
 
+mod catalog;
 mod corrected;
 pub mod engine;
 pub mod error;
 pub mod format;
 pub mod functions;
+pub mod labels;
+mod planner;
 pub mod statement;
 
+pub use catalog::{Pin, Pinned, SystemTable};
 pub use corrected::{CORRECTED, EMITTED, REVISION, WITHDRAWN};
-pub use engine::{Answer, Engine, Pin, Settings};
+pub use engine::{Answer, Engine, Settings};
 pub use error::QueryError;
 
 use datafusion::prelude::SessionContext;
@@ -22,5 +26,8 @@ pub fn register_functions(context: &SessionContext) {
     }
     for function in functions::udfs() {
         context.register_udf(function.as_ref().clone());
+    }
+    for function in functions::udwfs() {
+        context.register_udwf(function.as_ref().clone());
     }
 }

@@ -8,7 +8,7 @@ use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::ParserError;
-use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
+use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 
 use super::error::QueryError;
 
@@ -28,9 +28,7 @@ pub fn parse(sql: &str, bytes_max: usize) -> Result<Statement, QueryError> {
         return Err(QueryError::StatementBytes { bytes: sql.len(), max: bytes_max });
     }
     let dialect = GenericDialect {};
-    let tokens = Tokenizer::new(&dialect, sql)
-        .tokenize_with_location()
-        .map_err(|source| QueryError::Parse { source: sql_error(source.into()) })?;
+    let tokens = tokens(sql)?;
     let parts = tokens.iter().filter(|token| is_part(&token.token)).count();
     if parts > PARTS_MAX {
         return Err(QueryError::StatementParts { parts, max: PARTS_MAX });
@@ -47,6 +45,52 @@ pub fn parse(sql: &str, bytes_max: usize) -> Result<Statement, QueryError> {
         (Some(_), 0) => Err(QueryError::Refused { kind: first_word(sql) }),
         (Some(_), more) => Err(QueryError::Several { count: more + 1 }),
     }
+}
+
+/// Cuts a text at the semicolons that end statements; what is empty is left out.
+///
+/// # Errors
+/// Quotes or comments that do not end.
+pub fn split(text: &str) -> Result<Vec<String>, QueryError> {
+    let (mut statements, mut start, mut says_something) = (Vec::new(), 0, false);
+    for token in tokens(text)?.into_iter().chain([TokenWithSpan::wrap(Token::EOF)]) {
+        let end = match token.token {
+            Token::SemiColon => offset(text, token.span.start),
+            Token::EOF => text.len(),
+            Token::Whitespace(_) => continue,
+            _ => {
+                says_something = true;
+                continue;
+            }
+        };
+        if says_something && let Some(statement) = text.get(start..end) {
+            statements.push(statement.trim().to_owned());
+        }
+        (start, says_something) = (end + 1, false);
+    }
+    Ok(statements)
+}
+
+/// Returns the byte at which a place of the tokenizer's is: lines and characters, both from one.
+fn offset(text: &str, at: Location) -> usize {
+    let line = usize::try_from(at.line).unwrap_or(1).saturating_sub(1);
+    let column = usize::try_from(at.column).unwrap_or(1).saturating_sub(1);
+    let before: usize = text.split_inclusive('\n').take(line).map(str::len).sum();
+    let rest = text.get(before..).unwrap_or_default();
+    before + rest.char_indices().nth(column).map_or(rest.len(), |(at, _)| at)
+}
+
+/// Tells whether the last statement of a text is ended by a semicolon, whatever space and comments follow.
+pub fn is_ended(text: &str) -> bool {
+    let tokens = tokens(text).unwrap_or_default();
+    let last = tokens.iter().rfind(|token| !matches!(token.token, Token::Whitespace(_) | Token::EOF));
+    last.is_none_or(|token| token.token == Token::SemiColon)
+}
+
+fn tokens(text: &str) -> Result<Vec<TokenWithSpan>, QueryError> {
+    Tokenizer::new(&GenericDialect {}, text)
+        .tokenize_with_location()
+        .map_err(|source| QueryError::Parse { source: sql_error(source.into()) })
 }
 
 fn is_part(token: &Token) -> bool {

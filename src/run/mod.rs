@@ -18,6 +18,7 @@ mod latest;
 mod memory;
 mod outlet;
 pub mod partition;
+mod prompt;
 mod reload;
 mod resume;
 mod rows;
@@ -28,6 +29,7 @@ pub mod shipped;
 mod sql;
 mod store;
 mod stored;
+pub mod tables;
 #[cfg(test)]
 mod tests;
 mod upkeep;

@@ -23,7 +23,7 @@ use super::partition::Held;
 use super::reload::{self, Reloader, Reread};
 use super::rules::Rules;
 use super::settings::Settings;
-use super::{clock, conductor, dimensions, instances, resume, upkeep};
+use super::{clock, conductor, dimensions, instances, resume, tables, upkeep};
 use crate::ingest::Decoder;
 use crate::kafka::source::Source;
 use crate::query::Engine as QueryEngine;
@@ -35,9 +35,6 @@ use crate::telemetry::Telemetry;
 
 /// Batches that wait between the source and the core.
 const QUEUE_BATCHES_MAX: usize = 8;
-/// The view that joins samples with what their series say.
-pub const METRICS_VIEW: &str = "SELECT s.ts, r.name, r.labels, s.value, r.kind, r.unit, s.series_id \
-                                FROM samples s JOIN series r ON s.series_id = r.series_id";
 
 /// Why the service is not ready, by part; ready where empty.
 #[derive(Clone, Debug, Default)]
@@ -107,7 +104,7 @@ pub async fn run(
     let listener = Bound::bind(&settings.serve).await?;
     let engine = engine(&settings).await?;
     let store = Arc::new(Store::open(&settings.store, table_specs(&engine)).await?);
-    let query = Arc::new(query_engine(&settings, &store)?);
+    let query = Arc::new(tables::engine(settings.query.clone(), store.clone())?);
     let board = Board::default();
     let (requests, reloads) = mpsc::channel();
     let (settled, current) =
@@ -344,12 +341,6 @@ pub fn loop_parts(settings: &Settings, rules: Rules) -> closed_loop::Parts {
 /// Returns a decoder for each input.
 pub fn decoders(settings: &Settings) -> Vec<Box<dyn Decoder>> {
     settings.inputs.iter().map(|input| crate::ingest::decoder(input.format, settings.limits.clone())).collect()
-}
-
-fn query_engine(settings: &Settings, store: &Arc<Store>) -> Result<QueryEngine> {
-    let store = store.clone();
-    let pin: crate::query::Pin = Arc::new(move || store.pin());
-    Ok(QueryEngine::new(settings.query.clone(), pin, vec![("metrics".to_owned(), METRICS_VIEW.to_owned())])?)
 }
 
 fn api(

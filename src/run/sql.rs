@@ -1,4 +1,5 @@
-//! `bellwether sql`: one question to a running service, or straight to the tables of a folder.
+//! `bellwether sql`: statements to a running service, or straight to the tables of a folder; given as an argument, read
+//! from a file or standard input, or typed at a prompt.
 
 use std::io::{IsTerminal, Read, Write};
 use std::path::PathBuf;
@@ -6,18 +7,25 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use arrow::ipc::reader::StreamReader;
 use url::Url;
 
-use super::{client, service};
+use super::{client, prompt, tables};
 use crate::config;
 use crate::query::format::{self, Format};
-use crate::query::{Engine, Settings};
+use crate::query::{Engine, Settings, statement};
 use crate::store::{self, Store};
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// The statement; read from standard input where it is `-` or not given.
+    /// One or more statements, separated by semicolons. Without it they are read from standard input, or typed at a
+    /// prompt where that is a terminal.
     sql: Option<String>,
+    /// Read statements from this file.
+    #[arg(long, value_name = "FILE", conflicts_with = "sql")]
+    file: Option<PathBuf>,
     /// The service to ask; without it the one that ./bellwether.toml describes.
     #[arg(long, value_name = "URL", conflicts_with = "data")]
     url: Option<Url>,
@@ -35,33 +43,54 @@ pub struct Options {
 /// Asks and prints.
 pub async fn run(options: Options) -> Result<()> {
     let format = Format::from_str(&options.format).map_err(anyhow::Error::msg)?;
-    let binary = matches!(format, Format::Arrow | Format::Parquet);
+    let is_binary = matches!(format, Format::Arrow | Format::Parquet);
     anyhow::ensure!(
-        !(binary && options.output.is_none() && std::io::stdout().is_terminal()),
+        !(is_binary && options.output.is_none() && std::io::stdout().is_terminal()),
         "{} is not for a terminal (hint: add --output FILE)",
         options.format
     );
-    let sql = match options.sql.as_deref() {
-        Some(sql) if sql != "-" => sql.to_owned(),
+    let source = Source::of(options.data.as_deref(), options.url.clone()).await?;
+    let statements = match read_statements(&options)? {
+        Some(text) => statement::split(&text).context("failed to tell the statements apart")?,
+        None => return prompt::run(source, format).await,
+    };
+    anyhow::ensure!(
+        !is_binary || statements.len() <= 1,
+        "{} holds the answer of one statement, got {}",
+        options.format,
+        statements.len()
+    );
+    let mut out: Box<dyn Write + Send> = match &options.output {
+        Some(path) => {
+            let file = std::fs::File::create(path).with_context(|| format!("failed to write {}", path.display()))?;
+            Box::new(std::io::BufWriter::new(file))
+        }
+        None => Box::new(std::io::stdout()),
+    };
+    let count = statements.len();
+    for (at, sql) in statements.iter().enumerate() {
+        let which = || format!("statement {} of {count}", at + 1);
+        let answered = source.ask(sql).await;
+        let (schema, rows) = if count > 1 { answered.with_context(which)? } else { answered? };
+        format::write(format, &schema, &rows, &mut out)?;
+    }
+    out.flush()?;
+    Ok(())
+}
+
+/// Returns what is to be run; none where it is to be typed.
+fn read_statements(options: &Options) -> Result<Option<String>> {
+    if let Some(path) = &options.file {
+        return std::fs::read_to_string(path).with_context(|| format!("failed to read {}", path.display())).map(Some);
+    }
+    match options.sql.as_deref() {
+        Some(sql) if sql != "-" => Ok(Some(sql.to_owned())),
+        None if std::io::stdin().is_terminal() => Ok(None),
         _ => {
             let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).context("failed to read the statement")?;
-            text
+            std::io::stdin().read_to_string(&mut text).context("failed to read the statements")?;
+            Ok(Some(text))
         }
-    };
-    let answer = match &options.data {
-        Some(folder) => of_folder(folder, &sql, format).await?,
-        None => {
-            let url = match options.url {
-                Some(url) => url,
-                None => default_url()?,
-            };
-            tokio::task::spawn_blocking(move || client::post_sql(&url, format.as_str(), &sql)).await??
-        }
-    };
-    match options.output {
-        Some(path) => std::fs::write(&path, answer).with_context(|| format!("failed to write {}", path.display())),
-        None => Ok(std::io::stdout().lock().write_all(&answer)?),
     }
 }
 
@@ -72,20 +101,46 @@ pub fn default_url() -> Result<Url> {
     Ok(Url::parse(&format!("http://{}", loaded.config.serve.listen))?)
 }
 
-async fn of_folder(folder: &str, sql: &str, format: Format) -> Result<Vec<u8>> {
-    let settings = store::Settings { url: folder.to_owned(), ..store::Settings::default() };
-    let tables = Arc::new(Store::read(&settings).await?);
-    let has = |name: &str| tables.iter().any(|(table, _)| table == name);
-    let views = match has("samples") && has("series") {
-        true => vec![("metrics".to_owned(), service::METRICS_VIEW.to_owned())],
-        false => Vec::new(),
-    };
-    let pin: crate::query::Pin = Arc::new(move || tables.as_ref().clone());
-    let engine = Engine::new(Settings::default(), pin, views)?;
-    let answer = engine.run(sql).await?;
-    let schema = answer.schema.clone();
-    let batches = answer.collect().await?;
-    let mut out = Vec::new();
-    format::write(format, &schema, &batches, &mut out)?;
-    Ok(out)
+/// Who answers.
+pub enum Source {
+    Folder { name: String, engine: Engine },
+    Service(Url),
+}
+
+impl Source {
+    async fn of(data: Option<&str>, url: Option<Url>) -> Result<Source> {
+        let Some(folder) = data else {
+            return Ok(Source::Service(url.map_or_else(default_url, Ok)?));
+        };
+        let settings = store::Settings { url: folder.to_owned(), ..store::Settings::default() };
+        let engine = tables::engine(Settings::default(), Arc::new(Store::inspect(&settings).await?))?;
+        Ok(Source::Folder { name: folder.to_owned(), engine })
+    }
+
+    /// Returns who it is, for people to read.
+    pub fn name(&self) -> &str {
+        match self {
+            Source::Folder { name, .. } => name,
+            Source::Service(url) => url.as_str(),
+        }
+    }
+
+    /// Asks one statement.
+    pub async fn ask(&self, sql: &str) -> Result<(SchemaRef, Vec<RecordBatch>)> {
+        match self {
+            Source::Folder { engine, .. } => {
+                let said = |error: crate::query::QueryError| anyhow::Error::msg(error.message());
+                let answer = engine.run(sql).await.map_err(said)?;
+                let schema = answer.schema.clone();
+                Ok((schema, answer.collect().await.map_err(said)?))
+            }
+            Source::Service(url) => {
+                let (url, sql) = (url.clone(), sql.to_owned());
+                let asking = move || client::post_sql(&url, Format::Arrow.as_str(), &sql);
+                let bytes = tokio::task::spawn_blocking(asking).await??;
+                let answer = StreamReader::try_new(bytes.as_slice(), None).context("the answer is no Arrow stream")?;
+                Ok((answer.schema(), answer.collect::<Result<_, _>>().context("the answer is cut off")?))
+            }
+        }
+    }
 }

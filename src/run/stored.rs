@@ -10,10 +10,10 @@ use datafusion::scalar::ScalarValue;
 use futures::StreamExt;
 
 use crate::model::batch::Samples;
-use crate::model::series::{Descriptor, Interner, Kind, SeriesId};
+use crate::model::series::{Interner, SeriesId};
 use crate::model::time::EventTime;
 use crate::store::Store;
-use crate::store::columns::LateRow;
+use crate::store::columns::{self, LateRow};
 use crate::stream::Source;
 
 /// Opens the tables of a store, as of now, for reading back.
@@ -32,21 +32,11 @@ pub fn time(at: EventTime) -> Expr {
 /// Takes stored series into an interner: those that `wanted` says.
 pub async fn intern(interner: &mut Interner, stored: DataFrame, wanted: impl Fn(SeriesId) -> bool) -> Result<()> {
     each_batch(stored, |batch| {
-        let ids = column(batch, "series_id")?.as_primitive::<Int64Type>();
-        let words = |name| Ok::<_, anyhow::Error>(column(batch, name)?.as_string::<i32>());
-        let (names, kinds, units) = (words("name")?, words("kind")?, words("unit")?);
-        let labels = column(batch, "labels")?.as_map();
-        for row in (0..batch.num_rows()).filter(|&row| wanted(SeriesId(ids.value(row)))) {
-            let pairs = labels.value(row);
-            let (keys, values) = (pairs.column(0).as_string::<i32>(), pairs.column(1).as_string::<i32>());
-            let mut described = Descriptor {
-                name: names.value(row),
-                labels: (0..pairs.len()).map(|at| (keys.value(at), values.value(at))).collect(),
-                kind: Kind::parse(kinds.value(row)).unwrap_or_default(),
-                unit: units.value(row),
-            };
-            interner.restore(SeriesId(ids.value(row)), &mut described);
-        }
+        columns::each_series(batch, |id, described, _| {
+            if wanted(id) {
+                interner.restore(id, described);
+            }
+        })?;
         Ok(())
     })
     .await

@@ -114,7 +114,7 @@ fn engine(gate: Option<mpsc::Receiver<()>>) -> Engine {
         if let Some(gate) = &gate {
             let _ = gate.lock().unwrap().recv_timeout(DEADLINE);
         }
-        Vec::new()
+        Vec::new().into()
     });
     Engine::new(settings, pin, Vec::new()).unwrap()
 }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BinaryBuilder, Float64Array, Float64Builder, Int32Builder, Int64Array, Int64Builder, MapBuilder,
+    ArrayRef, AsArray, BinaryBuilder, Float64Array, Float64Builder, Int32Builder, Int64Array, Int64Builder, MapBuilder,
     MapFieldNames, RecordBatch, StringBuilder, TimestampMicrosecondArray, TimestampMicrosecondBuilder,
 };
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
 use arrow::error::ArrowError;
 use arrow::json::ReaderBuilder;
 use serde::Serialize;
@@ -15,7 +15,7 @@ use super::table::TableSpec;
 use crate::model::batch::Samples;
 use crate::model::event::Event;
 use crate::model::reject::Rejected;
-use crate::model::series::{Interner, Series};
+use crate::model::series::{Descriptor, Interner, Kind, Series, SeriesId};
 use crate::model::time::EventTime;
 
 /// Every timestamp: microseconds, UTC, as Delta has them.
@@ -270,6 +270,36 @@ pub fn series<'a>(
         Arc::new(TimestampMicrosecondArray::from(seen).with_timezone("UTC")),
     ];
     RecordBatch::try_new(schema.clone(), columns)
+}
+
+/// Gives each row of `series` to a function: its id, what it describes, and when it was first seen.
+///
+/// # Errors
+/// Columns that are not those of `series`.
+pub fn each_series(
+    batch: &RecordBatch,
+    mut f: impl FnMut(SeriesId, &mut Descriptor<'_>, EventTime),
+) -> Result<(), ArrowError> {
+    let column = |name: &str| {
+        let missing = || ArrowError::SchemaError(format!("expected the columns of series, found no {name}"));
+        batch.column_by_name(name).ok_or_else(missing)
+    };
+    let (ids, seen) = (column("series_id")?, column("first_seen")?);
+    let (ids, seen) = (ids.as_primitive::<Int64Type>(), seen.as_primitive::<TimestampMicrosecondType>());
+    let words = |name| Ok::<_, ArrowError>(column(name)?.as_string::<i32>());
+    let (names, kinds, units) = (words("name")?, words("kind")?, words("unit")?);
+    let labels = column("labels")?.as_map();
+    let (keys, values) = (labels.keys().as_string::<i32>(), labels.values().as_string::<i32>());
+    for (row, ends) in labels.value_offsets().windows(2).enumerate() {
+        let mut described = Descriptor {
+            name: names.value(row),
+            labels: (ends[0] as usize..ends[1] as usize).map(|at| (keys.value(at), values.value(at))).collect(),
+            kind: Kind::parse(kinds.value(row)).unwrap_or_default(),
+            unit: units.value(row),
+        };
+        f(SeriesId(ids.value(row)), &mut described, EventTime::from_micros(seen.value(row)));
+    }
+    Ok(())
 }
 
 /// Turns events into rows of `events`.

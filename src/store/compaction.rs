@@ -21,7 +21,7 @@ pub(super) const FILE_BYTES: u64 = 128 << 20;
 
 /// What the log says of one live file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct File {
+pub struct File {
     pub path: String,
     pub bytes: u64,
     /// None are told of a file that somebody else wrote without counting, or of which rows are deleted in place.

@@ -11,6 +11,7 @@ mod file;
 mod location;
 mod reader;
 mod scan;
+mod series;
 mod table;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -29,7 +30,7 @@ use datafusion::error::DataFusionError;
 use deltalake::DeltaTableError;
 use url::Url;
 
-pub use compaction::Eagerness;
+pub use compaction::{Eagerness, File};
 use disk::{Disk, LocalDisk};
 use location::Location;
 use table::Table;
@@ -140,6 +141,7 @@ pub struct Store {
     pinning: RwLock<()>,
     /// One commit at a time, in the order of [`Store::order`].
     committing: tokio::sync::Mutex<()>,
+    series: series::Indexed,
 }
 
 impl Store {
@@ -154,8 +156,8 @@ impl Store {
     }
 
     async fn open_at(location: Location, specs: Vec<TableSpec>) -> Result<Store, StoreError> {
-        let (tables, pinning, committing) = Default::default();
-        let store = Store { location, tables, pinning, committing };
+        let (tables, pinning, committing, series) = Default::default();
+        let store = Store { location, tables, pinning, committing, series };
         store.extend(specs).await?;
         Ok(store)
     }
@@ -214,19 +216,6 @@ impl Store {
             return Err(StoreError::Absent { path: location.to_string() });
         }
         Store::open_at(location, specs).await
-    }
-
-    /// Opens what a store holds for reading alone: every table found under its URL, without taking its lock.
-    pub async fn read(settings: &Settings) -> Result<Vec<(String, Arc<dyn TableProvider>)>, StoreError> {
-        let location = Location::parse(settings)?;
-        let mut found = Vec::new();
-        for name in location.tables().await? {
-            found.push((name.clone(), table::provider_at(&location, &name).await?));
-        }
-        if found.is_empty() {
-            return Err(StoreError::Absent { path: location.to_string() });
-        }
-        Ok(found)
     }
 
     /// Returns the URL of the store, for people to read.

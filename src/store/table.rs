@@ -139,6 +139,13 @@ pub(super) struct Shown {
     provider: Arc<dyn TableProvider>,
 }
 
+impl Head {
+    fn rows(&self) -> Vec<RecordBatch> {
+        let sealed = self.sealed.iter().flat_map(|sealed| &sealed.batches);
+        sealed.chain(&self.open).cloned().collect()
+    }
+}
+
 impl fmt::Debug for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Table").field("name", &self.spec.name).finish_non_exhaustive()
@@ -241,9 +248,12 @@ impl Table {
     /// Returns the commit shown and the rows in front of it, as one table.
     pub fn pin(&self) -> Arc<dyn TableProvider> {
         let head = self.head();
-        let mut rows: Vec<RecordBatch> = head.sealed.iter().flat_map(|sealed| sealed.batches.iter().cloned()).collect();
-        rows.extend(head.open.iter().cloned());
-        Arc::new(PinnedTable::new(self.spec.schema.clone(), self.shown().provider, rows))
+        Arc::new(PinnedTable::new(self.spec.schema.clone(), self.shown().provider, head.rows()))
+    }
+
+    /// Returns the rows in front of the commit shown.
+    pub fn waiting(&self) -> Vec<RecordBatch> {
+        self.head().rows()
     }
 
     /// Returns a reader of one of the table's files.
@@ -332,7 +342,10 @@ fn check_schema(spec: &TableSpec, provider: &Arc<dyn TableProvider>) -> Result<(
         spec.schema.fields().iter().all(|wanted| {
             found.field_with_name(wanted.name()).is_ok_and(|field| field.data_type() == wanted.data_type())
         });
-    match fits && found.fields().len() == spec.schema.fields().len() + usize::from(spec.day_of.is_some()) {
+    let columns = found.fields().iter().filter(|field| field.name() != DAY).count();
+    // A table that somebody else split by day may be read all the same.
+    let is_split = spec.day_of.is_none() || found.field_with_name(DAY).is_ok();
+    match fits && is_split && columns == spec.schema.fields().len() {
         true => Ok(()),
         false => Err(StoreError::Schema {
             table: spec.name.clone(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 
-use super::compaction::{self, Eagerness, Merge};
+use super::compaction::{self, Eagerness, File, Merge};
 use super::table::{Merged, Vacuumed};
 use super::verify::{Damage, Verified};
 use super::{Store, StoreError};
@@ -94,6 +94,15 @@ impl Store {
             all.log_entries += done.log_entries;
         }
         Ok(all)
+    }
+
+    /// Returns every live file, with the name of its table.
+    pub fn files(&self) -> Vec<(String, File)> {
+        let of = |table: std::sync::Arc<super::Table>| {
+            let name = table.spec().name.clone();
+            table.live().into_iter().map(move |file| (name.clone(), file))
+        };
+        self.tables().order.into_iter().flat_map(of).collect()
     }
 
     /// Tells what each table holds.

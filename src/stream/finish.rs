@@ -112,7 +112,7 @@ impl Finish {
         for output in &self.outputs {
             columns.push(match output {
                 Output::Plain(at) => Arc::clone(&results[*at]),
-                Output::Quantile(at, q) => crate::query::functions::sketch_quantile(&results[*at], *q)?,
+                Output::Quantile(at, q) => crate::query::functions::hdr_quantile_of(&results[*at], *q)?,
             });
         }
         named(&self.aggregated, columns)

@@ -28,10 +28,11 @@ use super::dimension::Table;
 use super::finish::{Finish, GROUPS, GroupColumn, Output, Step, stored_schema, timestamp};
 use super::forgive::forgiving;
 use super::per_window::{Slot, WindowQuery};
-use super::series::{STATIC_COLUMNS, text_map};
+use super::series::STATIC_COLUMNS;
 use super::shape::{Call, Shape};
 use super::window::Window;
 use super::{Source, StreamError};
+use crate::query::labels;
 
 pub(super) const WINDOW_COLUMNS: [&str; 2] = ["window_start", "window_end"];
 /// The time of a row of a view, in a view over it.
@@ -96,7 +97,7 @@ fn metrics_schema() -> SchemaRef {
     let columns = [
         ("ts", timestamp()),
         ("name", DataType::Utf8),
-        ("labels", text_map()),
+        ("labels", labels::map_type()),
         ("value", DataType::Float64),
         ("kind", DataType::Utf8),
         ("unit", DataType::Utf8),

@@ -3,50 +3,39 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, BooleanArray, MapBuilder, MapFieldNames, RecordBatch, StringBuilder, UInt32Array};
+use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, StringBuilder, UInt32Array};
 use arrow::compute::{concat, interleave, take};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use hashbrown::HashMap;
 
 use crate::model::series::Series;
+use crate::query::labels;
 
 /// The columns of `metrics` that depend on the series alone.
 pub(super) const STATIC_COLUMNS: [&str; 4] = ["name", "labels", "kind", "unit"];
-
-pub(super) fn text_map() -> DataType {
-    let entry = vec![Field::new("key", DataType::Utf8, false), Field::new("value", DataType::Utf8, true)];
-    DataType::Map(Arc::new(Field::new("key_value", DataType::Struct(entry.into()), false)), false)
-}
 
 fn schema() -> SchemaRef {
     let [name, labels, kind, unit] = STATIC_COLUMNS;
     Arc::new(Schema::new(vec![
         Field::new(name, DataType::Utf8, false),
-        Field::new(labels, text_map(), false),
+        Field::new(labels, labels::map_type(), false),
         Field::new(kind, DataType::Utf8, false),
         Field::new(unit, DataType::Utf8, false),
     ]))
 }
 
 /// Returns series as rows.
-pub(super) fn columns<'a>(series: impl Iterator<Item = Series<'a>>) -> Result<RecordBatch, ArrowError> {
+pub(super) fn columns<'a>(series: impl Iterator<Item = Series<'a>> + Clone) -> Result<RecordBatch, ArrowError> {
     let mut words: [StringBuilder; 3] = Default::default();
-    let entries = MapFieldNames { entry: "key_value".to_owned(), key: "key".to_owned(), value: "value".to_owned() };
-    let mut labels = MapBuilder::new(Some(entries), StringBuilder::new(), StringBuilder::new());
-    for series in series {
+    for series in series.clone() {
         let [name, kind, unit] = &mut words;
         name.append_value(series.name);
         kind.append_value(series.kind.as_str());
         unit.append_value(series.unit);
-        for (label, value) in series.labels() {
-            labels.keys().append_value(label);
-            labels.values().append_value(value);
-        }
-        labels.append(true)?;
     }
     let [name, kind, unit] = words.map(|mut builder| Arc::new(builder.finish()) as ArrayRef);
-    RecordBatch::try_new(schema(), vec![name, Arc::new(labels.finish()), kind, unit])
+    RecordBatch::try_new(schema(), vec![name, Arc::new(labels::maps(series)?), kind, unit])
 }
 
 /// Values of one expression for every series, grown as series come.

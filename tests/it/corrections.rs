@@ -141,7 +141,7 @@ async fn finish(fed: &mut Fed) -> Result<(), String> {
 
 fn queries(fed: &Fed) -> query::Engine {
     let (limits, store) = (fed.settings.query.clone(), fed.store.clone());
-    query::Engine::new(limits, Arc::new(move || store.pin()), Vec::new()).unwrap()
+    query::Engine::new(limits, Arc::new(move || store.pin().into()), Vec::new()).unwrap()
 }
 
 fn has_no_session(view: &Definition, views: &[Definition]) -> bool {

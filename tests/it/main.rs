@@ -4,5 +4,6 @@ mod alert_rules;
 mod corrections;
 mod fed;
 mod schemas;
+mod sql;
 mod tidy;
 mod views;

@@ -10,6 +10,7 @@ use arrow::record_batch::RecordBatch;
 use datafusion::common::{DataFusionError, Result, ScalarValue, plan_err};
 use datafusion::logical_expr::ColumnarValue;
 use datafusion::logical_expr::function::AccumulatorArgs;
+use datafusion::physical_expr::PhysicalExpr;
 
 /// Returns the type a value argument is cast to: `Float64` for every kind of number.
 pub fn number(function: &str, argument: &str, got: &DataType) -> Result<DataType> {
@@ -47,10 +48,40 @@ pub fn no_distinct(function: &str, args: &AccumulatorArgs<'_>) -> Result<()> {
 /// Returns the number written as the argument at `index`; `None` where there is no such argument.
 pub fn literal(function: &str, argument: &str, args: &AccumulatorArgs<'_>, index: usize) -> Result<Option<f64>> {
     let Some(expr) = args.exprs.get(index) else { return Ok(None) };
+    match scalar(expr) {
+        Some(ScalarValue::Float64(Some(number))) => Ok(Some(number)),
+        _ => plan_err!("{function} expects a literal number as {argument}, got {expr}"),
+    }
+}
+
+/// Returns the word written as the argument at `index`; `None` where there is no such argument.
+pub fn word(function: &str, argument: &str, args: &AccumulatorArgs<'_>, index: usize) -> Result<Option<String>> {
+    let Some(expr) = args.exprs.get(index) else { return Ok(None) };
+    match scalar(expr) {
+        Some(ScalarValue::Utf8(Some(word))) => Ok(Some(word)),
+        _ => plan_err!("{function} expects a literal word as {argument}, got {expr}"),
+    }
+}
+
+/// Returns the interval written as the argument at `index`, in microseconds, above zero.
+pub fn span(function: &str, argument: &str, args: &AccumulatorArgs<'_>, index: usize) -> Result<f64> {
+    const MICROS_PER_DAY: f64 = 86_400e6;
+    let interval = match args.exprs.get(index).map(scalar) {
+        Some(Some(ScalarValue::IntervalMonthDayNano(Some(interval)))) => interval,
+        _ => return plan_err!("{function} expects a literal interval as {argument}, as INTERVAL '5 minutes'"),
+    };
+    let micros = f64::from(interval.days) * MICROS_PER_DAY + interval.nanoseconds as f64 / 1e3;
+    if interval.months != 0 || micros <= 0.0 {
+        return plan_err!("{function} expects an interval above zero, and without months, as {argument}");
+    }
+    Ok(micros)
+}
+
+fn scalar(expr: &Arc<dyn PhysicalExpr>) -> Option<ScalarValue> {
     let nothing = RecordBatch::new_empty(Arc::new(Schema::empty()));
     match expr.evaluate(&nothing) {
-        Ok(ColumnarValue::Scalar(ScalarValue::Float64(Some(number)))) => Ok(Some(number)),
-        _ => plan_err!("{function} expects a literal number as {argument}, got {expr}"),
+        Ok(ColumnarValue::Scalar(value)) => Some(value),
+        _ => None,
     }
 }
 

@@ -1,4 +1,4 @@
-//! `first_by_time(value, ts)` and `last_by_time(value, ts)`: the value at the least and at the greatest time of a group.
+//! `first(value, ts)` and `last(value, ts)`, also by the names `first_by_time` and `last_by_time`: the value at the least and at the greatest time of a group.
 //!
 //! Unlike `first_value(value ORDER BY ts)` they need no sort and do not depend on the order of equal times: of several
 //! values at one time the greater wins. NULL and NaN values, and NULL times, are passed over.
@@ -27,21 +27,30 @@ pub enum End {
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct ByTime {
     end: End,
+    aliases: [String; 1],
     signature: Signature,
 }
 
 impl ByTime {
     pub fn new(end: End) -> Self {
-        ByTime { end, signature: Signature::user_defined(Volatility::Immutable) }
+        let alias = match end {
+            End::First => "first_by_time",
+            End::Last => "last_by_time",
+        };
+        ByTime { end, aliases: [alias.to_owned()], signature: Signature::user_defined(Volatility::Immutable) }
     }
 }
 
 impl AggregateUDFImpl for ByTime {
     fn name(&self) -> &str {
         match self.end {
-            End::First => "first_by_time",
-            End::Last => "last_by_time",
+            End::First => "first",
+            End::Last => "last",
         }
+    }
+
+    fn aliases(&self) -> &[String] {
+        &self.aliases
     }
 
     fn signature(&self) -> &Signature {

@@ -1,9 +1,9 @@
 //! The quantile aggregates over [`Sketch`]: `hdr_quantile(value, q)`, and its two halves `hdr_sketch(value)` and
-//! `hdr_merge(sketch)` with the scalar `sketch_quantile(sketch, q)`.
+//! `hdr_merge(sketch)` with the scalar `hdr_quantile_of(sketch, q)`.
 //!
 //! The halves exist so that a rollup can keep sketches and answer for any longer window and any `q` afterwards, which
 //! averaged percentiles cannot; they are also how several quantiles share one pass:
-//! `SELECT sketch_quantile(s, 0.5), sketch_quantile(s, 0.99) FROM (SELECT hdr_sketch(value) AS s FROM metrics)`.
+//! `SELECT hdr_quantile_of(s, 0.5), hdr_quantile_of(s, 0.99) FROM (SELECT hdr_sketch(value) AS s FROM metrics)`.
 //!
 //! Nothing here knows how a sketch works.
 
@@ -216,7 +216,7 @@ impl GroupsAccumulator for SketchGroups {
     }
 }
 
-/// `sketch_quantile(sketch, q)`: the quantile of an encoded sketch; NULL for NULL and for an empty one.
+/// `hdr_quantile_of(sketch, q)`: the quantile of an encoded sketch; NULL for NULL and for an empty one.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct SketchQuantile {
     signature: Signature,
@@ -230,7 +230,7 @@ impl Default for SketchQuantile {
 
 impl ScalarUDFImpl for SketchQuantile {
     fn name(&self) -> &str {
-        "sketch_quantile"
+        "hdr_quantile_of"
     }
 
     fn signature(&self) -> &Signature {
@@ -238,7 +238,7 @@ impl ScalarUDFImpl for SketchQuantile {
     }
 
     fn coerce_types(&self, given: &[DataType]) -> Result<Vec<DataType>> {
-        args::arity("sketch_quantile(sketch, q)", given, 2..=2)?;
+        args::arity("hdr_quantile_of(sketch, q)", given, 2..=2)?;
         match given {
             [sketch, q] => Ok(vec![binary(self.name(), sketch)?, args::number(self.name(), "q", q)?]),
             _ => internal_err!("expected two arguments after their number was checked"),
@@ -270,10 +270,10 @@ impl ScalarUDFImpl for SketchQuantile {
 ///
 /// # Errors
 /// A column that holds no sketches, a `q` outside [0, 1].
-pub fn sketch_quantile(sketches: &ArrayRef, q: f64) -> Result<ArrayRef> {
+pub fn hdr_quantile_of(sketches: &ArrayRef, q: f64) -> Result<ArrayRef> {
     let columns = [Arc::clone(sketches)];
     let sketches = args::column::<BinaryArray>(&columns, 0)?;
-    let q = quantile_in_range("sketch_quantile", Some(q))?;
+    let q = quantile_in_range("hdr_quantile_of", Some(q))?;
     let each = sketches.iter().map(|sketch| sketch.map(decode).transpose());
     let quantiles = each.map(|sketch| Ok(sketch?.and_then(|sketch| sketch.quantile(q))));
     Ok(Arc::new(quantiles.collect::<Result<Float64Array>>()?))
@@ -289,7 +289,8 @@ fn binary(function: &str, got: &DataType) -> Result<DataType> {
 fn quantile_in_range(function: &str, q: Option<f64>) -> Result<f64> {
     match q {
         Some(q) if (0.0..=1.0).contains(&q) => Ok(q),
-        _ => plan_err!("{function} expects q in [0, 1], got {q:?}; the 99th percentile is 0.99"),
+        Some(q) => plan_err!("{function} expects q in [0, 1], got {q}; the 99th percentile is 0.99"),
+        None => plan_err!("{function} expects q in [0, 1], got NULL; the 99th percentile is 0.99"),
     }
 }
 

@@ -5,31 +5,59 @@
 
 pub mod args;
 pub mod by_time;
+pub mod ewma;
+pub mod filling;
 pub mod hdr_quantile;
+pub mod histogram;
 pub mod one_group;
+pub mod points;
 pub mod sketch;
+pub mod summary;
+pub mod time_bucket;
+pub mod topk;
 pub mod trend;
 
 use std::sync::Arc;
 
-use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
+use datafusion::logical_expr::{AggregateUDF, ScalarUDF, WindowUDF};
 
-pub use hdr_quantile::sketch_quantile;
+pub use hdr_quantile::hdr_quantile_of;
+
+use summary::Aggregate;
 
 /// Returns the aggregate functions.
 pub fn udafs() -> Vec<Arc<AggregateUDF>> {
-    vec![
-        Arc::new(AggregateUDF::new_from_impl(hdr_quantile::HdrAggregate::new(hdr_quantile::Call::Quantile))),
-        Arc::new(AggregateUDF::new_from_impl(hdr_quantile::HdrAggregate::new(hdr_quantile::Call::Sketch))),
-        Arc::new(AggregateUDF::new_from_impl(hdr_quantile::HdrAggregate::new(hdr_quantile::Call::Merge))),
-        Arc::new(AggregateUDF::new_from_impl(trend::Trend::new(trend::Call::Slope))),
-        Arc::new(AggregateUDF::new_from_impl(trend::Trend::new(trend::Call::Direction))),
-        Arc::new(AggregateUDF::new_from_impl(by_time::ByTime::new(by_time::End::First))),
-        Arc::new(AggregateUDF::new_from_impl(by_time::ByTime::new(by_time::End::Last))),
-    ]
+    use points::Call;
+    let all = vec![
+        AggregateUDF::new_from_impl(hdr_quantile::HdrAggregate::new(hdr_quantile::Call::Quantile)),
+        AggregateUDF::new_from_impl(hdr_quantile::HdrAggregate::new(hdr_quantile::Call::Sketch)),
+        AggregateUDF::new_from_impl(hdr_quantile::HdrAggregate::new(hdr_quantile::Call::Merge)),
+        AggregateUDF::new_from_impl(trend::Trend::new(trend::Call::Slope)),
+        AggregateUDF::new_from_impl(trend::Trend::new(trend::Call::Direction)),
+        AggregateUDF::new_from_impl(by_time::ByTime::new(by_time::End::First)),
+        AggregateUDF::new_from_impl(by_time::ByTime::new(by_time::End::Last)),
+        AggregateUDF::new_from_impl(Aggregate::new(Call::Increase)),
+        AggregateUDF::new_from_impl(Aggregate::new(Call::Rate)),
+        AggregateUDF::new_from_impl(Aggregate::new(Call::Delta)),
+        AggregateUDF::new_from_impl(Aggregate::new(Call::TimeWeight)),
+        AggregateUDF::new_from_impl(Aggregate::new(ewma::Ewma)),
+        AggregateUDF::new_from_impl(Aggregate::new(histogram::Histogram)),
+        AggregateUDF::new_from_impl(Aggregate::new(topk::TopK)),
+    ];
+    all.into_iter().map(Arc::new).collect()
 }
 
 /// Returns the scalar functions.
 pub fn udfs() -> Vec<Arc<ScalarUDF>> {
-    vec![Arc::new(ScalarUDF::new_from_impl(hdr_quantile::SketchQuantile::default()))]
+    let all = vec![
+        ScalarUDF::new_from_impl(hdr_quantile::SketchQuantile::default()),
+        ScalarUDF::new_from_impl(time_bucket::TimeBucket::default()),
+    ];
+    all.into_iter().map(Arc::new).collect()
+}
+
+/// Returns the window functions.
+pub fn udwfs() -> Vec<Arc<WindowUDF>> {
+    let all = [filling::Call::Locf, filling::Call::Interpolate];
+    all.into_iter().map(|call| Arc::new(WindowUDF::new_from_impl(filling::Filling::new(call)))).collect()
 }

@@ -65,3 +65,20 @@ fn size_and_depth_are_bounded() {
     let list = format!("SELECT 1 IN ({})", vec!["1"; 50_000].join(","));
     assert!(parse(&list, BYTES_MAX).is_ok(), "a long list is no depth");
 }
+
+#[test]
+fn statements_are_told_apart_at_semicolons_that_end_them() {
+    for (text, expected) in [
+        ("SELECT 1", &["SELECT 1"][..]),
+        ("SELECT 1;", &["SELECT 1"]),
+        (";; SELECT 1 ;\n;", &["SELECT 1"]),
+        ("SELECT 'a;b'; SELECT \"c;d\"", &["SELECT 'a;b'", "SELECT \"c;d\""]),
+        ("SELECT 'ä€𝄞;'; -- no; end\nSELECT 2 /* ; */;", &["SELECT 'ä€𝄞;'", "-- no; end\nSELECT 2 /* ; */"]),
+        ("-- nothing\n", &[]),
+        ("", &[]),
+    ] {
+        assert_eq!(split(text).unwrap(), expected, "{text}");
+    }
+    assert!(split("SELECT 'x").is_err());
+    assert!(is_ended("SELECT 1; -- so\n") && is_ended("") && !is_ended("SELECT 1\n"));
+}

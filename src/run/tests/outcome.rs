@@ -47,7 +47,7 @@ impl Outcome {
     pub async fn read(folder: &Path, effects: Vec<Outgoing>, unsure: Unsure) -> Result<Outcome, String> {
         let settings = store::Settings { url: folder.display().to_string(), ..store::Settings::default() };
         let reading = tokio::spawn(async move {
-            let found = Store::read(&settings).await.map_err(|error| format!("{error:?}"))?;
+            let found = Store::inspect(&settings).await.map_err(|error| format!("{error:?}"))?.pin();
             let mut tables = BTreeMap::new();
             for name in found.iter().map(|(name, _)| name.clone()) {
                 let rows = table(found.clone(), &name).await?;

@@ -179,18 +179,10 @@ impl Table {
 
     /// Returns the rows of one file in the order of the table, which those that somebody else wrote need not have.
     async fn read(&self, live: &File) -> Result<SendableRecordBatchStream, StoreError> {
-        let failed = |source| StoreError::File { table: self.spec.name.clone(), file: live.path.clone(), source };
-        let builder = ParquetRecordBatchStreamBuilder::new(self.reader(live)).await.map_err(failed)?;
-        let is_sorted = file::is_sorted(&self.spec, builder.metadata());
-        let (spec, name) = (self.spec.clone(), live.path.clone());
-        let rows = builder.with_batch_size(BATCH_ROWS).build().map_err(failed)?.map(move |batch| {
-            let named = |source: parquet::errors::ParquetError| source_of(&name, source.into());
-            conform(&spec, batch.map_err(named)?)
-                .map_err(|failed| source_of(&name, DataFusionError::External(Box::new(failed))))
-        });
+        let (rows, is_sorted) = self.stored_rows(live).await?;
         let schema = self.spec.schema.clone();
         if is_sorted || self.spec.order(Shape::Compacted).is_empty() {
-            return Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)));
+            return Ok(rows);
         }
         let rows: Vec<RecordBatch> = rows.try_collect().await.map_err(|source| self.unreadable(source))?;
         let encode = |source| StoreError::Encode { table: self.spec.name.clone(), source };
@@ -200,6 +192,23 @@ impl Table {
             .step_by(BATCH_ROWS)
             .map(move |at| Ok(sorted.slice(at, BATCH_ROWS.min(sorted.num_rows() - at))));
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream::iter(slices.collect::<Vec<_>>()))))
+    }
+
+    /// Returns the rows of one file as they stand in it, and whether that is the order of the table.
+    pub(in crate::store) async fn stored_rows(
+        &self,
+        live: &File,
+    ) -> Result<(SendableRecordBatchStream, bool), StoreError> {
+        let failed = |source| StoreError::File { table: self.spec.name.clone(), file: live.path.clone(), source };
+        let builder = ParquetRecordBatchStreamBuilder::new(self.reader(live)).await.map_err(failed)?;
+        let is_sorted = file::is_sorted(&self.spec, builder.metadata());
+        let (spec, name) = (self.spec.clone(), live.path.clone());
+        let rows = builder.with_batch_size(BATCH_ROWS).build().map_err(failed)?.map(move |batch| {
+            let named = |source: parquet::errors::ParquetError| source_of(&name, source.into());
+            conform(&spec, batch.map_err(named)?)
+                .map_err(|failed| source_of(&name, DataFusionError::External(Box::new(failed))))
+        });
+        Ok((Box::pin(RecordBatchStreamAdapter::new(self.spec.schema.clone(), rows)), is_sorted))
     }
 
     /// Puts files in the place of others, in one commit. Whoever calls holds the turn to commit.
@@ -295,7 +304,7 @@ impl Table {
         self.head().sealed.iter().flat_map(|sealed| sealed.written.iter().map(|add| add.path.clone())).collect()
     }
 
-    fn unreadable(&self, source: DataFusionError) -> StoreError {
+    pub(in crate::store) fn unreadable(&self, source: DataFusionError) -> StoreError {
         StoreError::Read { table: self.spec.name.clone(), source }
     }
 }

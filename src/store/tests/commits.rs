@@ -63,7 +63,7 @@ async fn a_folder_has_one_writer_and_any_number_of_readers() {
     store.commit().await.unwrap();
     let second = Store::open(&settings(&folder), vec![spec("t")]).await;
     assert!(matches!(second, Err(StoreError::Locked { .. })), "{second:?}");
-    assert_eq!(all(Store::read(&settings(&folder)).await.unwrap(), "t").await, [1]);
+    assert_eq!(all(Store::inspect(&settings(&folder)).await.unwrap().pin(), "t").await, [1]);
 }
 
 #[tokio::test]

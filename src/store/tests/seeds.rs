@@ -173,7 +173,7 @@ impl Writer {
 
     async fn stored(&self) -> Vec<i64> {
         let url = self.folder.path().display().to_string();
-        all(Store::read(&Settings { url, ..Settings::default() }).await.unwrap(), "t").await
+        all(Store::inspect(&Settings { url, ..Settings::default() }).await.unwrap().pin(), "t").await
     }
 }
 

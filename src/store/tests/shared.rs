@@ -29,7 +29,7 @@ async fn join_faulty(folder: &tempfile::TempDir, faults: &Arc<Faults>) -> Store 
 }
 
 async fn stored(folder: &tempfile::TempDir, table: &str) -> Vec<i64> {
-    all(Store::read(&settings(folder)).await.unwrap(), table).await
+    all(Store::inspect(&settings(folder)).await.unwrap().pin(), table).await
 }
 
 #[tokio::test]
@@ -138,7 +138,7 @@ async fn a_refresh_shows_what_others_committed_and_keeps_what_waits_here() {
         assert_eq!(here.position("t", "b").await.unwrap(), Some(1));
         here.commit().await.unwrap();
         there.refresh().await.unwrap();
-        for tables in [here.pin(), there.pin(), Store::read(&settings(&folder)).await.unwrap()] {
+        for tables in [here.pin(), there.pin(), Store::inspect(&settings(&folder)).await.unwrap().pin()] {
             assert_eq!(all(tables.clone(), "t").await, [1, 2, 10], "{tried:?}");
             assert_eq!(all(tables, "s").await, [1, 2, 3], "{tried:?}");
         }

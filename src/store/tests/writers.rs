@@ -22,7 +22,7 @@ async fn fault_06_a_writer_that_lost_its_place_is_refused() {
     zombie.append("t", Some(rows([2])), &[("a", 3)]).unwrap();
     let refused = zombie.commit().await;
     assert!(matches!(refused, Err(StoreError::Fenced { .. })), "{refused:?}");
-    assert_eq!(all(Store::read(&settings(&folder)).await.unwrap(), "t").await, [1, 2]);
+    assert_eq!(all(Store::inspect(&settings(&folder)).await.unwrap().pin(), "t").await, [1, 2]);
 }
 
 #[tokio::test]
@@ -34,7 +34,7 @@ async fn control_without_positions_the_same_rows_are_doubled() {
         writer.append("t", Some(rows([2])), &[]).unwrap();
         writer.commit().await.unwrap();
     }
-    assert_eq!(all(Store::read(&settings(&folder)).await.unwrap(), "t").await, [2, 2]);
+    assert_eq!(all(Store::inspect(&settings(&folder)).await.unwrap().pin(), "t").await, [2, 2]);
 }
 
 #[tokio::test]
@@ -67,7 +67,7 @@ async fn fault_07_a_zombie_that_refreshed_its_snapshot_is_refused_all_the_same()
     zombie.append("t", Some(rows([0])), &[("a", 1)]).unwrap();
     let refused = zombie.commit().await;
     assert!(matches!(refused, Err(StoreError::Fenced { .. })), "{refused:?}");
-    assert_eq!(all(Store::read(&settings(&folder)).await.unwrap(), "t").await, [0, 100]);
+    assert_eq!(all(Store::inspect(&settings(&folder)).await.unwrap().pin(), "t").await, [0, 100]);
 }
 
 /// One commit over three partitions, one of which another writer has moved to `stolen_to` meanwhile. Nothing of it may
@@ -89,7 +89,7 @@ async fn commit_over_three_partitions_of_which_one_was_lost(stolen_to: i64) {
     let again = zombie.commit().await;
     assert!(matches!(again, Err(StoreError::Fenced { .. })), "{again:?}");
     let taken: Vec<i64> = (100..100 + stolen_to).collect();
-    assert_eq!(all(Store::read(&settings(&folder)).await.unwrap(), "t").await, taken);
+    assert_eq!(all(Store::inspect(&settings(&folder)).await.unwrap().pin(), "t").await, taken);
 
     drop((zombie, owner));
     let restarted = open(&folder).await;
