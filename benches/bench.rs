@@ -14,6 +14,8 @@ mod latency;
 mod measure;
 #[path = "bench/pipeline.rs"]
 mod pipeline;
+#[path = "bench/queries.rs"]
+mod queries;
 #[path = "bench/records.rs"]
 mod records;
 
@@ -29,6 +31,7 @@ fn main() -> anyhow::Result<()> {
     pipeline::run(&filter, &mut results)?;
     commits::run(&filter, &mut results)?;
     at_rest::run(&filter, &mut results)?;
+    queries::run(&filter, &mut results)?;
     kafka::run(&filter, &mut results)?;
     latency::run(&filter, &mut results)?;
     results.write()
