@@ -93,7 +93,7 @@ impl Planner {
             .with_allow_dml(false)
             .with_allow_statements(false)
             .verify_plan(&plan)
-            .map_err(|_| QueryError::Refused { kind: "a statement that writes inside a query".to_owned() })?;
+            .map_err(|_| QueryError::Refused { kind: statement::WRITES_INSIDE.to_owned() })?;
         let frame = DataFrame::new(catalog.state, plan);
         frame.execute_stream().await.map_err(|source| match source.find_root() {
             DataFusionError::Plan(_) | DataFusionError::SchemaError(..) => QueryError::Plan { source },

@@ -3,9 +3,11 @@
 //! This is the first of two fences; the second is the plan, checked by `SQLOptions`, since a query can hide a write
 //! (`WITH t AS (INSERT …)`, `SELECT … INTO`). Nothing here looks at tables.
 
+use std::ops::ControlFlow;
+
 use datafusion::common::DataFusionError;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
-use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
+use datafusion::sql::sqlparser::ast::{Statement as SqlStatement, visit_statements};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
@@ -21,6 +23,9 @@ pub const PARTS_MAX: usize = 2_000;
 
 /// Levels of parentheses, subqueries and function calls.
 pub const NESTING_MAX: usize = 50;
+
+/// What a query is that holds another statement.
+pub const WRITES_INSIDE: &str = "a statement that writes inside a query";
 
 /// Reads a statement and checks that it may run.
 pub fn parse(sql: &str, bytes_max: usize) -> Result<Statement, QueryError> {
@@ -42,6 +47,9 @@ pub fn parse(sql: &str, bytes_max: usize) -> Result<Statement, QueryError> {
     match (statements.pop_front(), statements.len()) {
         (None, _) => Err(QueryError::Empty),
         (Some(statement), 0) if is_allowed(&statement) => Ok(statement),
+        (Some(Statement::Statement(inner)), 0) if matches!(*inner, SqlStatement::Query(_)) => {
+            Err(QueryError::Refused { kind: WRITES_INSIDE.to_owned() })
+        }
         (Some(_), 0) => Err(QueryError::Refused { kind: first_word(sql) }),
         (Some(_), more) => Err(QueryError::Several { count: more + 1 }),
     }
@@ -116,14 +124,23 @@ fn is_allowed(statement: &Statement) -> bool {
 /// A list of what may pass, never of what may not: what the parser learns next is refused until it is named here.
 fn is_allowed_sql(statement: &SqlStatement) -> bool {
     match statement {
-        SqlStatement::Query(_)
-        | SqlStatement::ShowTables { .. }
+        SqlStatement::Query(_) => is_query_throughout(statement),
+        SqlStatement::ShowTables { .. }
         | SqlStatement::ShowColumns { .. }
         | SqlStatement::ShowFunctions { .. }
         | SqlStatement::ExplainTable { .. } => true,
         SqlStatement::Explain { statement, .. } => is_allowed_sql(statement),
         _ => false,
     }
+}
+
+/// A query may hold other statements, as `WITH t AS (DELETE …)`.
+fn is_query_throughout(statement: &SqlStatement) -> bool {
+    let is_query = |inner: &SqlStatement| match inner {
+        SqlStatement::Query(_) => ControlFlow::Continue(()),
+        _ => ControlFlow::Break(()),
+    };
+    visit_statements(statement, is_query).is_continue()
 }
 
 fn parse_error(source: DataFusionError) -> QueryError {

@@ -14,7 +14,7 @@ use datafusion::logical_expr::utils::{AggregateOrderSensitivity, format_state_na
 use datafusion::logical_expr::{Accumulator, AggregateUDFImpl, EmitTo, GroupsAccumulator, Signature, Volatility};
 
 use super::args;
-use super::one_group::OneGroup;
+use super::one_group::{OneGroup, Sliding};
 
 /// Which end of the group's time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -91,6 +91,14 @@ impl AggregateUDFImpl for ByTime {
         Ok(match args.return_type() {
             DataType::Utf8 => Box::new(OneGroup::new(Points::<Box<str>>::new(self.end))),
             _ => Box::new(OneGroup::new(Points::<f64>::new(self.end))),
+        })
+    }
+
+    fn create_sliding_accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
+        args::no_distinct(self.name(), &args)?;
+        Ok(match args.return_type() {
+            DataType::Utf8 => Box::new(Sliding::new(Points::<Box<str>>::new(self.end))),
+            _ => Box::new(Sliding::new(Points::<f64>::new(self.end))),
         })
     }
 

@@ -20,7 +20,7 @@ use datafusion::logical_expr::{
 };
 
 use super::args;
-use super::one_group::OneGroup;
+use super::one_group::{OneGroup, Sliding};
 use super::sketch::Sketch;
 
 /// Which of the three aggregates.
@@ -100,6 +100,10 @@ impl AggregateUDFImpl for HdrAggregate {
 
     fn accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
         Ok(Box::new(OneGroup::new(self.groups(&args)?)))
+    }
+
+    fn create_sliding_accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
+        Ok(Box::new(Sliding::new(self.groups(&args)?)))
     }
 
     fn groups_accumulator_supported(&self, args: AccumulatorArgs<'_>) -> bool {

@@ -1,11 +1,13 @@
-//! Runs a vectorised aggregate over a single group, for queries without GROUP BY and for windows.
+//! Runs a vectorised aggregate over a single group: for queries without GROUP BY, and for the frames of windows.
 //!
 //! Holds no arithmetic of its own: each aggregate is written once, as a `GroupsAccumulator`.
 
-use arrow::array::{Array, ArrayRef};
-use datafusion::common::{Result, ScalarValue};
-use datafusion::logical_expr::{Accumulator, EmitTo, GroupsAccumulator};
+use std::collections::VecDeque;
 use std::fmt::Debug;
+
+use arrow::array::{Array, ArrayRef};
+use datafusion::common::{Result, ScalarValue, internal_err};
+use datafusion::logical_expr::{Accumulator, EmitTo, GroupsAccumulator};
 
 /// An [`Accumulator`] made of a [`GroupsAccumulator`] that is only ever given group 0.
 #[derive(Debug)]
@@ -54,6 +56,76 @@ impl<G: GroupsAccumulator + Debug + Sync> Accumulator for OneGroup<G> {
     fn size(&self) -> usize {
         self.0.size()
     }
+}
+
+/// The same for a frame that slides over the rows of a window. The rows of the frame are kept, and gone through anew for
+/// each answer: what a sketch or a line has taken in cannot be taken out again.
+#[derive(Debug)]
+pub struct Sliding<G> {
+    groups: G,
+    /// Pieces of rows, the oldest first.
+    frame: VecDeque<Vec<ArrayRef>>,
+}
+
+impl<G> Sliding<G> {
+    pub fn new(groups: G) -> Self {
+        Sliding { groups, frame: VecDeque::new() }
+    }
+}
+
+impl<G: GroupsAccumulator + Debug + Sync> Accumulator for Sliding<G> {
+    fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
+        self.frame.push_back(values.to_vec());
+        Ok(())
+    }
+
+    /// What leaves a frame are its oldest rows.
+    fn retract_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
+        let mut leaving = rows_of(values);
+        while leaving > 0 {
+            let Some(piece) = self.frame.front_mut() else {
+                return internal_err!("{leaving} rows left that never came");
+            };
+            let rows = rows_of(piece);
+            if rows > leaving {
+                piece.iter_mut().for_each(|column| *column = column.slice(leaving, rows - leaving));
+                return Ok(());
+            }
+            leaving -= rows;
+            self.frame.pop_front();
+        }
+        Ok(())
+    }
+
+    fn supports_retract_batch(&self) -> bool {
+        true
+    }
+
+    fn evaluate(&mut self) -> Result<ScalarValue> {
+        for piece in &self.frame {
+            self.groups.update_batch(piece, &vec![0; rows_of(piece)], None, 1)?;
+        }
+        // Also takes the group out again.
+        first_or_null(&self.groups.evaluate(EmitTo::All)?)
+    }
+
+    fn merge_batch(&mut self, _: &[ArrayRef]) -> Result<()> {
+        internal_err!("the rows of a frame are in one place")
+    }
+
+    fn state(&mut self) -> Result<Vec<ScalarValue>> {
+        internal_err!("the rows of a frame are in one place")
+    }
+
+    /// The rows lie in batches that the window holds; only the references to them are ours.
+    fn size(&self) -> usize {
+        let references: usize = self.frame.iter().map(|piece| piece.capacity() * size_of::<ArrayRef>()).sum();
+        self.groups.size() + self.frame.capacity() * size_of::<Vec<ArrayRef>>() + references
+    }
+}
+
+fn rows_of(columns: &[ArrayRef]) -> usize {
+    columns.first().map_or(0, |column| column.len())
 }
 
 /// No row at all means no group, hence nothing to take the value from.

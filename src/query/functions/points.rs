@@ -4,7 +4,6 @@
 //! within the memory of the query. Of several points at one time the greatest counts. Nothing is extrapolated to the edges
 //! of a window, other than in Prometheus' functions of the same names.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Float64Array, Float64Builder, Int64Builder, ListBuilder};
@@ -92,7 +91,7 @@ impl Definition for Call {
 
 /// Points of one group, times in microseconds, in the order they came.
 #[derive(Clone, Debug, Default)]
-pub struct Points(VecDeque<(i64, f64)>);
+pub struct Points(Vec<(i64, f64)>);
 
 impl Summary for Points {
     type Settings = (Call, Between);
@@ -102,7 +101,7 @@ impl Summary for Points {
     }
 
     fn add(&mut self, _: &Self::Settings, value: f64, ts: i64) {
-        self.0.push_back((ts, value));
+        self.0.push((ts, value));
     }
 
     fn merge(&mut self, _: &Self::Settings, other: &Self) {
@@ -146,19 +145,12 @@ impl Summary for Points {
     fn heap_bytes(&self) -> usize {
         self.0.capacity() * size_of::<(i64, f64)>()
     }
-
-    /// What leaves a frame came first into it.
-    const RETRACT: Option<fn(&mut Self, f64, i64)> = Some(|points, value, ts| {
-        if let Some(at) = points.0.iter().position(|point| point.0 == ts && point.1.to_bits() == value.to_bits()) {
-            points.0.remove(at);
-        }
-    });
 }
 
 impl Points {
     /// Returns the points by time, one for each time.
     fn in_order(self) -> Vec<(i64, f64)> {
-        let mut points = Vec::from(self.0);
+        let mut points = self.0;
         points.sort_unstable_by(|a, b| a.0.cmp(&b.0).then(b.1.total_cmp(&a.1)));
         points.dedup_by_key(|point| point.0);
         points

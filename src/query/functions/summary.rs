@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BooleanArray, Float64Array, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field, FieldRef, IntervalUnit};
-use datafusion::common::{Result, ScalarValue, internal_err, plan_err};
+use datafusion::common::{Result, internal_err, plan_err};
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::utils::{AggregateOrderSensitivity, format_state_name};
 use datafusion::logical_expr::{Accumulator, AggregateUDFImpl, EmitTo, GroupsAccumulator, Signature, Volatility};
 
 use super::args;
+use super::one_group::{OneGroup, Sliding};
 
 /// What the values of one group amount to. Merging must give what adding all values would have, in any order, up to
 /// rounding.
@@ -32,8 +33,6 @@ pub trait Summary: Debug + Clone + Send + Sync + 'static {
     fn read(settings: &Self::Settings, columns: &[ArrayRef], row: usize) -> Result<Self>;
     /// Returns the bytes held beyond the size of the type.
     fn heap_bytes(&self) -> usize;
-    /// Takes out a value that was added: for a frame that slides over the rows of a window. None where it cannot.
-    const RETRACT: Option<fn(&mut Self, f64, i64)> = None;
 }
 
 /// One argument of an aggregate.
@@ -123,8 +122,11 @@ impl<D: Definition> AggregateUDFImpl for Aggregate<D> {
     }
 
     fn accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
-        let Groups { settings, has_time, .. } = self.groups(&args)?;
-        Ok(Box::new(One { summary: D::Of::empty(&settings), settings, has_time }))
+        Ok(Box::new(OneGroup::new(self.groups(&args)?)))
+    }
+
+    fn create_sliding_accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
+        Ok(Box::new(Sliding::new(self.groups(&args)?)))
     }
 
     fn groups_accumulator_supported(&self, args: AccumulatorArgs<'_>) -> bool {
@@ -176,27 +178,6 @@ impl<S: Summary> Groups<S> {
     }
 }
 
-/// Gives each value that counts to a function, with its row and its time.
-fn each(
-    values: &[ArrayRef],
-    filter: Option<&BooleanArray>,
-    has_time: bool,
-    mut f: impl FnMut(usize, f64, i64) -> Result<()>,
-) -> Result<()> {
-    let value = args::column::<Float64Array>(values, 0)?;
-    let ts = match has_time {
-        true => Some(args::column::<TimestampMicrosecondArray>(values, 1)?),
-        false => None,
-    };
-    for row in 0..value.len() {
-        let is_timed = ts.is_none_or(|ts| ts.is_valid(row));
-        if is_timed && args::counts(row, filter, &[value]) && !value.value(row).is_nan() {
-            f(row, value.value(row), ts.map_or(0, |ts| ts.value(row)))?;
-        }
-    }
-    Ok(())
-}
-
 impl<S: Summary> GroupsAccumulator for Groups<S> {
     fn update_batch(
         &mut self,
@@ -206,10 +187,19 @@ impl<S: Summary> GroupsAccumulator for Groups<S> {
         groups: usize,
     ) -> Result<()> {
         self.grow(groups);
-        each(values, filter, self.has_time, |row, value, ts| match group_indices.get(row) {
-            Some(&group) => self.change(group, |summary, settings| summary.add(settings, value, ts)),
-            None => internal_err!("expected a group for each row"),
-        })
+        let value = args::column::<Float64Array>(values, 0)?;
+        let ts = match self.has_time {
+            true => Some(args::column::<TimestampMicrosecondArray>(values, 1)?),
+            false => None,
+        };
+        for (row, &group) in group_indices.iter().enumerate() {
+            let is_timed = ts.is_none_or(|ts| ts.is_valid(row));
+            if is_timed && args::counts(row, filter, &[value]) && !value.value(row).is_nan() {
+                let ts = ts.map_or(0, |ts| ts.value(row));
+                self.change(group, |summary, settings| summary.add(settings, value.value(row), ts))?;
+            }
+        }
+        Ok(())
     }
 
     fn merge_batch(&mut self, values: &[ArrayRef], group_indices: &[usize], groups: usize) -> Result<()> {
@@ -243,56 +233,5 @@ impl<S: Summary> GroupsAccumulator for Groups<S> {
 
     fn size(&self) -> usize {
         size_of::<Self>() + self.groups.capacity() * size_of::<S>() + self.heap_bytes
-    }
-}
-
-/// One group, for a query without GROUP BY and for the frames of a window.
-#[derive(Debug)]
-struct One<S: Summary> {
-    settings: S::Settings,
-    summary: S,
-    has_time: bool,
-}
-
-impl<S: Summary> Accumulator for One<S> {
-    fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
-        let One { settings, summary, has_time } = self;
-        each(values, None, *has_time, |_, value, ts| {
-            summary.add(settings, value, ts);
-            Ok(())
-        })
-    }
-
-    fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
-        for row in 0..states.first().map_or(0, |column| column.len()) {
-            if states.iter().all(|column| column.is_valid(row)) {
-                self.summary.merge(&self.settings, &S::read(&self.settings, states, row)?);
-            }
-        }
-        Ok(())
-    }
-
-    fn evaluate(&mut self) -> Result<ScalarValue> {
-        ScalarValue::try_from_array(&S::answers(&self.settings, vec![self.summary.clone()]), 0)
-    }
-
-    fn state(&mut self) -> Result<Vec<ScalarValue>> {
-        S::columns(vec![self.summary.clone()]).iter().map(|column| ScalarValue::try_from_array(column, 0)).collect()
-    }
-
-    fn size(&self) -> usize {
-        size_of::<Self>() + self.summary.heap_bytes()
-    }
-
-    fn supports_retract_batch(&self) -> bool {
-        S::RETRACT.is_some()
-    }
-
-    fn retract_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
-        let Some(retract) = S::RETRACT else { return internal_err!("nothing can be taken out") };
-        each(values, None, self.has_time, |_, value, ts| {
-            retract(&mut self.summary, value, ts);
-            Ok(())
-        })
     }
 }

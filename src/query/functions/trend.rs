@@ -18,7 +18,7 @@ use datafusion::logical_expr::utils::{AggregateOrderSensitivity, format_state_na
 use datafusion::logical_expr::{Accumulator, AggregateUDFImpl, EmitTo, GroupsAccumulator, Signature, Volatility};
 
 use super::args;
-use super::one_group::OneGroup;
+use super::one_group::{OneGroup, Sliding};
 
 /// Relative change over the group's span of time below which it counts as stable, where the query names none.
 pub const THRESHOLD_DEFAULT: f64 = 0.05;
@@ -184,6 +184,10 @@ impl AggregateUDFImpl for Trend {
 
     fn accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
         Ok(Box::new(OneGroup::new(self.groups(&args)?)))
+    }
+
+    fn create_sliding_accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
+        Ok(Box::new(Sliding::new(self.groups(&args)?)))
     }
 
     fn groups_accumulator_supported(&self, args: AccumulatorArgs<'_>) -> bool {
