@@ -1,7 +1,7 @@
 //! Which statements may run: exactly one, a query or a question about the tables, and of bounded size and depth.
 //!
 //! This is the first of two fences; the second is the plan, checked by `SQLOptions`, since a query can hide a write
-//! (`WITH t AS (INSERT …)`, `SELECT … INTO`). Nothing here looks at tables.
+//! (`SELECT … INTO`). Nothing here looks at tables.
 
 use std::ops::ControlFlow;
 
