@@ -29,6 +29,7 @@ pub(super) fn check(config: &Config, origins: &Origins) -> Vec<Problem> {
     check.store();
     check.topics();
     check.inputs();
+    check.serve();
     check.insight();
     check.scaling();
     check.problems
@@ -106,6 +107,15 @@ impl Check<'_> {
         if is_written || self.config.inputs.iter().any(is_input) {
             self.refuse(path, format!("topic {topic:?} has another use already"));
         }
+    }
+
+    fn serve(&mut self) {
+        let missing = match (&self.config.serve.tls_certificate, &self.config.serve.tls_key) {
+            (Some(_), None) => "tls_key",
+            (None, Some(_)) => "tls_certificate",
+            _ => return,
+        };
+        self.refuse(&KeyPath::of(["serve", missing]), "TLS takes both, a certificate and its key");
     }
 
     fn store(&mut self) {

@@ -138,7 +138,13 @@ impl Scaling {
 
 impl Default for Serve {
     fn default() -> Self {
-        Serve { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9464)) }
+        Serve {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9464)),
+            postgres: None,
+            users: None,
+            tls_certificate: None,
+            tls_key: None,
+        }
     }
 }
 

@@ -18,6 +18,7 @@ pub mod reference;
 mod schema;
 mod show;
 mod unit;
+pub mod users;
 mod walk;
 
 #[cfg(test)]

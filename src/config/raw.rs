@@ -343,13 +343,25 @@ pub struct Scaling {
     pub history_min: usize,
 }
 
-/// HTTP.
+/// What others ask: HTTP with Flight SQL, and Postgres' protocol.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Serve {
-    /// Address and port to listen on; port 0 takes any that is free.
+    /// Address and port of HTTP and Flight SQL; port 0 takes any that is free. Another address than the loopback's lets
+    /// other machines ask: set `users` then.
     #[schemars(with = "String", extend("format" = SOCKET_FORMAT))]
     pub listen: SocketAddr,
+    /// Address and port for clients of Postgres, such as `127.0.0.1:5433`; none where not given.
+    #[schemars(with = "Option<String>", extend("format" = SOCKET_FORMAT))]
+    pub postgres: Option<SocketAddr>,
+    /// File of those who may ask, with their passwords' and tokens' digests and what they may read, as
+    /// `bellwether user` writes it. It is read again when it changes. Without it everyone may ask everything.
+    pub users: Option<String>,
+    /// File of the certificate, PEM, and of those that signed it; connections are encrypted with TLS then. It is read
+    /// again when it changes, as is the key.
+    pub tls_certificate: Option<String>,
+    /// File of the certificate's key, PEM.
+    pub tls_key: Option<String>,
 }
 
 /// What one SQL query may take.

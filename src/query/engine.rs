@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{FieldRef, SchemaRef};
 use arrow::record_batch::RecordBatch;
-use datafusion::common::DataFusionError;
+use datafusion::common::{DataFusionError, ParamValues};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::{StreamExt, stream};
@@ -18,10 +18,14 @@ use tokio::runtime::Runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
+use tracing::debug;
 
+use super::access::{Grant, Limits, User};
 use super::catalog::Pin;
 use super::error::QueryError;
+use super::parameters::Types;
 use super::planner::Planner;
+use super::running::{Asker, Outcome, Running, Surface, Ticket};
 
 /// What a query may use. All inclusive.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +58,32 @@ pub struct Engine {
     planner: Arc<Planner>,
     settings: Settings,
     permits: Arc<Semaphore>,
+    /// Whoever asks where nobody in particular is known.
+    everyone: Arc<User>,
     runtime: Option<Runtime>,
+}
+
+/// One statement, with what stands for its `$1`, `$2`, …
+#[derive(Debug, Default)]
+pub struct Question {
+    pub sql: String,
+    pub types: Types,
+    pub parameters: Option<ParamValues>,
+    /// A shorter time than what the user's queries may take.
+    pub timeout: Option<Duration>,
+}
+
+impl From<&str> for Question {
+    fn from(sql: &str) -> Self {
+        Question { sql: sql.to_owned(), ..Question::default() }
+    }
+}
+
+/// What a statement answers with, and the types of its parameters, where they follow from it.
+#[derive(Clone, Debug)]
+pub struct Described {
+    pub schema: SchemaRef,
+    pub parameters: Vec<Option<FieldRef>>,
 }
 
 /// An answer on its way. Dropping it aborts the query.
@@ -65,11 +94,29 @@ pub struct Answer {
     memory_bytes_max: usize,
 }
 
+/// The name of whoever asks where users are not told apart.
+const EVERYONE: &str = "everyone";
+
 /// Batches that a query may be ahead of its reader.
 const BATCHES_AHEAD_MAX: usize = 2;
 
 /// Statements are bounded in depth, but later stages recurse with large frames. Reserved, not committed.
 const STACK_BYTES: usize = 64 << 20;
+
+/// Most threads of the queries.
+const THREADS_MAX: usize = 64;
+
+/// How much the operating system prefers others to the queries' threads: what comes in is not to wait for what is asked.
+const NICENESS: libc::c_int = 5;
+
+/// Lets others go before the calling thread.
+fn step_back() {
+    // SAFETY: takes numbers only; 0 is the calling thread.
+    let refused = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) };
+    if refused != 0 {
+        debug!("the operating system does not let queries step back");
+    }
+}
 
 impl Engine {
     /// Makes an engine. `views` are plain views, name and SELECT, each of which may read the tables and the views before it.
@@ -80,14 +127,20 @@ impl Engine {
     pub fn new(settings: Settings, pin: Pin, views: Vec<(String, String)>) -> Result<Self, QueryError> {
         let threads = available_parallelism().map_or(2, NonZeroUsize::get);
         let planner = Planner::new(settings.clone(), threads, pin, views)?;
+        // A query that computes without a pause keeps as many threads as there are cores; more than can run at once, with
+        // one to spare, so that those that come after are at least planned, and refused or ended in time.
+        let workers = threads.saturating_mul(settings.concurrency_max).clamp(threads, THREADS_MAX) + 1;
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(threads)
+            .worker_threads(workers)
+            .on_thread_start(step_back)
             .thread_name("query")
             .thread_stack_size(STACK_BYTES)
             .enable_all()
             .build()
             .map_err(|source| QueryError::Start { source })?;
+        let nobody = Grant { name: EVERYONE.to_owned(), is_admin: true, ..Grant::default() };
         Ok(Engine {
+            everyone: Arc::new(User::new(nobody, &settings, planner.environment())?),
             planner: Arc::new(planner),
             permits: Arc::new(Semaphore::new(settings.concurrency_max.clamp(1, Semaphore::MAX_PERMITS))),
             settings,
@@ -95,32 +148,100 @@ impl Engine {
         })
     }
 
-    /// Runs one statement; returns when it is planned and has begun.
+    /// Admits somebody: their queries share what they are granted.
+    ///
+    /// # Errors
+    /// The environment for their queries cannot be made.
+    pub fn admit(&self, grant: Grant) -> Result<Arc<User>, QueryError> {
+        Ok(Arc::new(User::new(grant, &self.settings, self.planner.environment())?))
+    }
+
+    /// Returns whoever asks where users are not told apart: they may read everything.
+    pub fn everyone(&self) -> Arc<User> {
+        self.everyone.clone()
+    }
+
+    /// Returns the queries that run.
+    pub fn running(&self) -> &Arc<Running> {
+        &self.planner.running
+    }
+
+    /// Runs one statement of this program's own user; returns when it is planned and has begun.
     pub async fn run(&self, sql: &str) -> Result<Answer, QueryError> {
-        let Settings { timeout, concurrency_max, statement_bytes_max, memory_bytes_max, .. } = self.settings;
-        let deadline = Instant::now() + timeout;
-        if sql.len() > statement_bytes_max {
-            return Err(QueryError::StatementBytes { bytes: sql.len(), max: statement_bytes_max });
-        }
-        let permit = match timeout_at(deadline, self.permits.clone().acquire_owned()).await {
-            Ok(Ok(permit)) => permit,
-            Ok(Err(_closed)) => return Err(QueryError::Lost),
-            Err(_elapsed) => return Err(QueryError::Busy { max: concurrency_max, waited: timeout }),
+        let asker = Asker { user: self.everyone(), surface: Surface::Local, client: None, session: None };
+        self.ask(&asker, sql.into()).await
+    }
+
+    /// Runs one statement; returns when it is planned and has begun.
+    pub async fn ask(&self, asker: &Asker, question: Question) -> Result<Answer, QueryError> {
+        let timeout = question.timeout.unwrap_or(Duration::MAX).min(asker.user.limits.timeout);
+        let limits = Limits { timeout, ..asker.user.limits };
+        let mut ticket = self.planner.running.begin(asker, &question.sql);
+        let begun = tokio::select! {
+            begun = self.begin(asker, question, limits) => begun,
+            () = ticket.killed() => Err(QueryError::Killed),
         };
+        let Begun { schema, answer, deadline, task } =
+            begun.inspect_err(|error| ticket.ended(Outcome::Failed(error)))?;
+        let feed = Feed { answer, deadline, timeout, ticket, _task: task };
+        let stream = Box::pin(RecordBatchStreamAdapter::new(schema.clone(), stream::unfold(Some(feed), Feed::next)));
+        Ok(Answer { schema, stream, memory_bytes_max: limits.memory_bytes_max })
+    }
+
+    /// Says what a statement answers with, without running it.
+    pub async fn describe(&self, asker: &Asker, question: Question) -> Result<Described, QueryError> {
+        let timeout = asker.user.limits.timeout;
+        let Some(runtime) = &self.runtime else { return Err(QueryError::Lost) };
+        let (planner, asker) = (self.planner.clone(), asker.clone());
+        // Planning may take long, and much of the stack: not on a thread that serves connections.
+        let mut task = runtime.spawn(async move { planner.describe(&asker, &question).await });
+        let _abort = AbortOnDrop(task.abort_handle());
+        match tokio::time::timeout(timeout, &mut task).await {
+            Ok(described) => described.unwrap_or(Err(QueryError::Lost)),
+            Err(_elapsed) => Err(QueryError::Timeout { max: timeout }),
+        }
+    }
+
+    async fn begin(&self, asker: &Asker, question: Question, limits: Limits) -> Result<Begun, QueryError> {
+        let (statement_bytes_max, timeout) = (self.settings.statement_bytes_max, limits.timeout);
+        let deadline = Instant::now() + timeout;
+        if question.sql.len() > statement_bytes_max {
+            return Err(QueryError::StatementBytes { bytes: question.sql.len(), max: statement_bytes_max });
+        }
+        let permit = |of: &Arc<Semaphore>, max: usize| {
+            let permit = timeout_at(deadline, of.clone().acquire_owned());
+            async move {
+                match permit.await {
+                    Ok(Ok(permit)) => Ok(permit),
+                    Ok(Err(_closed)) => Err(QueryError::Lost),
+                    Err(_elapsed) => Err(QueryError::Busy { max, waited: timeout }),
+                }
+            }
+        };
+        // First one's own turn: who has many queries must not hold places that others wait for.
+        let own = permit(&asker.user.permits, limits.concurrency_max).await?;
+        let shared = permit(&self.permits, self.settings.concurrency_max).await?;
         let (begun, begins) = oneshot::channel();
         let (batches, answer) = mpsc::channel(BATCHES_AHEAD_MAX);
         let Some(runtime) = &self.runtime else { return Err(QueryError::Lost) };
-        let query = Query { planner: self.planner.clone(), sql: sql.to_owned(), deadline, permit };
+        let (planner, asker) = (self.planner.clone(), asker.clone());
+        let query = Query { planner, asker, question, limits, deadline, _permits: [own, shared] };
         let task = AbortOnDrop(runtime.spawn(query.drive(begun, batches)).abort_handle());
         let schema = match timeout_at(deadline, begins).await {
             Ok(Ok(schema)) => schema?,
             Ok(Err(_dropped)) => return Err(QueryError::Lost),
             Err(_elapsed) => return Err(QueryError::Timeout { max: timeout }),
         };
-        let feed = Feed { answer, deadline, timeout, _task: task };
-        let stream = Box::pin(RecordBatchStreamAdapter::new(schema.clone(), stream::unfold(Some(feed), Feed::next)));
-        Ok(Answer { schema, stream, memory_bytes_max })
+        Ok(Begun { schema, answer, deadline, task })
     }
+}
+
+/// A query that is planned and runs.
+struct Begun {
+    schema: SchemaRef,
+    answer: mpsc::Receiver<Message>,
+    deadline: Instant,
+    task: AbortOnDrop,
 }
 
 impl Drop for Engine {
@@ -148,12 +269,14 @@ impl Answer {
     }
 }
 
-/// One statement being run. Holds the permit until it has really ended, also when nobody waits for it any more.
+/// One statement being run. Holds the permits until it has really ended, also when nobody waits for it any more.
 struct Query {
     planner: Arc<Planner>,
-    sql: String,
+    asker: Asker,
+    question: Question,
+    limits: Limits,
     deadline: Instant,
-    permit: OwnedSemaphorePermit,
+    _permits: [OwnedSemaphorePermit; 2],
 }
 
 /// What travels from the query to its reader. The end is said, so that a query that dies is not a short answer.
@@ -165,9 +288,8 @@ enum Message {
 
 impl Query {
     async fn drive(self, begun: oneshot::Sender<Result<SchemaRef, QueryError>>, batches: mpsc::Sender<Message>) {
-        let Settings { timeout, .. } = *self.planner.settings();
-        let planned = timeout_at(self.deadline, self.planner.begin(&self.sql)).await;
-        let stream = match planned.unwrap_or(Err(QueryError::Timeout { max: timeout })) {
+        let planned = timeout_at(self.deadline, self.planner.begin(&self.asker, self.question)).await;
+        let stream = match planned.unwrap_or(Err(QueryError::Timeout { max: self.limits.timeout })) {
             Ok(stream) => stream,
             Err(error) => {
                 // A reader that went away needs no answer.
@@ -179,7 +301,7 @@ impl Query {
             return;
         }
         let answered = async {
-            let last = match pump(stream, self.planner.settings(), &batches).await {
+            let last = match pump(stream, self.limits, &batches).await {
                 Ok(()) => Message::End,
                 Err(error) => Message::Failed(error),
             };
@@ -188,21 +310,20 @@ impl Query {
         };
         // The reader watches the same deadline, so that one who is slow need not be told.
         let _ = timeout_at(self.deadline, answered).await;
-        drop(self.permit);
     }
 }
 
 async fn pump(
     mut stream: SendableRecordBatchStream,
-    settings: &Settings,
+    limits: Limits,
     batches: &mpsc::Sender<Message>,
 ) -> Result<(), QueryError> {
     let mut rows = 0_usize;
     while let Some(batch) = stream.next().await {
-        let batch = batch.map_err(|source| QueryError::of_execution(source, settings.memory_bytes_max))?;
+        let batch = batch.map_err(|source| QueryError::of_execution(source, limits.memory_bytes_max))?;
         rows = rows.saturating_add(batch.num_rows());
-        if rows > settings.rows_max {
-            return Err(QueryError::Rows { max: settings.rows_max });
+        if rows > limits.rows_max {
+            return Err(QueryError::Rows { max: limits.rows_max });
         }
         if batches.send(Message::Batch(batch)).await.is_err() {
             return Ok(());
@@ -216,19 +337,32 @@ struct Feed {
     answer: mpsc::Receiver<Message>,
     deadline: Instant,
     timeout: Duration,
+    ticket: Ticket,
     _task: AbortOnDrop,
 }
 
 impl Feed {
     async fn next(feed: Option<Feed>) -> Option<(Result<RecordBatch, DataFusionError>, Option<Feed>)> {
         let mut feed = feed?;
-        match timeout_at(feed.deadline, feed.answer.recv()).await {
-            Ok(Some(Message::Batch(batch))) => Some((Ok(batch), Some(feed))),
-            Ok(Some(Message::End)) => None,
-            Ok(Some(Message::Failed(error))) => Some((Err(error.into()), None)),
-            Ok(None) if Instant::now() < feed.deadline => Some((Err(QueryError::Lost.into()), None)),
-            Ok(None) | Err(_) => Some((Err(QueryError::Timeout { max: feed.timeout }.into()), None)),
-        }
+        let message = tokio::select! {
+            message = timeout_at(feed.deadline, feed.answer.recv()) => message,
+            () = feed.ticket.killed() => Ok(Some(Message::Failed(QueryError::Killed))),
+        };
+        let failed = match message {
+            Ok(Some(Message::Batch(batch))) => {
+                feed.ticket.count(batch.num_rows());
+                return Some((Ok(batch), Some(feed)));
+            }
+            Ok(Some(Message::End)) => {
+                feed.ticket.ended(Outcome::Ok);
+                return None;
+            }
+            Ok(Some(Message::Failed(error))) => error,
+            Ok(None) if Instant::now() < feed.deadline => QueryError::Lost,
+            Ok(None) | Err(_) => QueryError::Timeout { max: feed.timeout },
+        };
+        feed.ticket.ended(Outcome::Failed(&failed));
+        Some((Err(failed.into()), None))
     }
 }
 

@@ -36,6 +36,8 @@ pub enum QueryError {
     UnknownTable { name: String, hint: String },
     #[error("expected a known function, got {name:?}; {hint}")]
     UnknownFunction { name: String, hint: String },
+    #[error("{user:?} may not read {name:?}; what they may read is said in the file of users")]
+    Forbidden { user: String, name: String },
     #[error("failed to plan the statement")]
     Plan { source: DataFusionError },
     #[error("failed to plan the view {name:?}")]
@@ -64,6 +66,8 @@ pub enum QueryError {
     #[error("the answer has more than {max} bytes; the limit is memory_bytes_max, select fewer rows or columns")]
     AnswerBytes { max: usize },
 
+    #[error("the query was ended by somebody who may")]
+    Killed,
     #[error("failed to read the stored data")]
     Read { source: DataFusionError },
     #[error("the query ended without an answer; the log of the service names the cause")]
@@ -85,6 +89,7 @@ impl QueryError {
             | QueryError::Parse { .. }
             | QueryError::UnknownTable { .. }
             | QueryError::UnknownFunction { .. }
+            | QueryError::Forbidden { .. }
             | QueryError::Plan { .. }
             | QueryError::View { .. }
             | QueryError::Evaluate { .. } => Class::User,
@@ -95,12 +100,26 @@ impl QueryError {
             | QueryError::Timeout { .. }
             | QueryError::Rows { .. }
             | QueryError::Memory { .. }
-            | QueryError::AnswerBytes { .. } => Class::Limit,
+            | QueryError::AnswerBytes { .. }
+            | QueryError::Killed => Class::Limit,
             QueryError::Read { .. }
             | QueryError::Lost
             | QueryError::Start { .. }
             | QueryError::SetUp { .. }
             | QueryError::Write { .. } => Class::Internal,
+        }
+    }
+
+    /// Returns one word for how a query ended, for logs.
+    pub fn kind(&self) -> &'static str {
+        match (self, self.class()) {
+            (QueryError::Killed, _) => "killed",
+            (QueryError::Forbidden { .. }, _) => "forbidden",
+            (QueryError::Busy { .. }, _) => "busy",
+            (QueryError::Timeout { .. }, _) => "timeout",
+            (_, Class::User) => "refused",
+            (_, Class::Limit) => "limit",
+            (_, Class::Internal) => "failed",
         }
     }
 

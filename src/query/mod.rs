@@ -2,6 +2,7 @@
 //!
 //! Read-only. Knows tables only as `TableProvider`s handed in; knows nothing of how they are stored or filled.
 
+pub mod access;
 mod catalog;
 mod corrected;
 pub mod engine;
@@ -9,13 +10,19 @@ pub mod error;
 pub mod format;
 pub mod functions;
 pub mod labels;
+pub mod parameters;
 mod planner;
+pub mod postgres;
+pub mod running;
 pub mod statement;
 
+pub use access::{Grant, User};
 pub use catalog::{Pin, Pinned, SystemTable};
 pub use corrected::{CORRECTED, EMITTED, REVISION, WITHDRAWN};
-pub use engine::{Answer, Engine, Settings};
+pub use engine::{Answer, Described, Engine, Question, Settings};
 pub use error::QueryError;
+pub use parameters::Types;
+pub use running::{Asker, Surface};
 
 use datafusion::prelude::SessionContext;
 

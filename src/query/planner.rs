@@ -12,15 +12,20 @@ use datafusion::dataframe::DataFrame;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{GreedyMemoryPool, TrackConsumersPool};
-use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder};
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::parser::Statement;
 
+use super::access::User;
 use super::catalog::{self, Catalog, Pin};
-use super::engine::Settings;
+use super::engine::{Described, Question, Settings};
 use super::error::QueryError;
-use super::{register_functions, statement};
+use super::parameters::Types;
+use super::postgres::{PG_CATALOG, Postgres};
+use super::running::{Asker, Running, Surface};
+use super::{parameters, register_functions, statement};
 
 /// Names of the greatest consumers of memory in an out-of-memory message.
 const CONSUMERS_NAMED: NonZeroUsize = NonZeroUsize::new(3).expect("three is not zero");
@@ -35,6 +40,8 @@ const SIMILARITY_MIN: f64 = 0.8;
 /// Turns statements into running plans.
 pub(super) struct Planner {
     base: SessionState,
+    postgres: Postgres,
+    pub running: Arc<Running>,
     pin: Pin,
     views: Vec<View>,
     settings: Settings,
@@ -64,15 +71,47 @@ impl Planner {
             .into_iter()
             .map(|(name, sql)| View::read(&base, name, sql, settings.statement_bytes_max))
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(Planner { base, pin, views, settings })
+        Ok(Planner { postgres: Postgres::new(&base)?, base, running: Arc::default(), pin, views, settings })
     }
 
-    pub fn settings(&self) -> &Settings {
-        &self.settings
+    pub fn environment(&self) -> &Arc<RuntimeEnv> {
+        self.base.runtime_env()
     }
 
-    pub async fn begin(&self, sql: &str) -> Result<SendableRecordBatchStream, QueryError> {
-        let statement = statement::parse(sql, self.settings.statement_bytes_max)?;
+    /// Plans a statement and begins with its answer.
+    pub async fn begin(&self, asker: &Asker, question: Question) -> Result<SendableRecordBatchStream, QueryError> {
+        let Question { sql, types, parameters, .. } = question;
+        let (state, mut plan) = self.plan(asker, &sql, &types).await?;
+        if let Some(parameters) = parameters {
+            plan = plan.replace_params_with_values(&parameters).map_err(|source| QueryError::Plan { source })?;
+        }
+        let frame = DataFrame::new(state, plan);
+        frame.execute_stream().await.map_err(|source| match source.find_root() {
+            DataFusionError::Plan(_) | DataFusionError::SchemaError(..) => QueryError::Plan { source },
+            _ => QueryError::of_execution(source, asker.user.limits.memory_bytes_max),
+        })
+    }
+
+    /// Plans a statement, and says what it takes and what it answers with.
+    pub async fn describe(&self, asker: &Asker, question: &Question) -> Result<Described, QueryError> {
+        let (_, plan) = self.plan(asker, &question.sql, &question.types).await?;
+        let parameters = parameters::of_plan(&plan).map_err(|source| QueryError::Plan { source })?;
+        Ok(Described { schema: plan.schema().inner().clone(), parameters })
+    }
+
+    async fn plan(&self, asker: &Asker, sql: &str, types: &Types) -> Result<(SessionState, LogicalPlan), QueryError> {
+        let bytes_max = self.settings.statement_bytes_max;
+        let of_server = match asker.surface {
+            Surface::Postgres => self.postgres.parse(sql, bytes_max)?,
+            _ => None,
+        };
+        let (base, mut statement) = match of_server {
+            Some(statement) => (self.postgres.state(&asker.user.name), statement),
+            None => (self.base.clone(), statement::parse(sql, bytes_max)?),
+        };
+        parameters::cast(&mut statement, types)?;
+        let base =
+            SessionStateBuilder::new_from_existing(base).with_runtime_env(asker.user.environment.clone()).build();
         let mut reads = Reads::of(&self.base, &statement).map_err(|source| QueryError::Plan { source })?;
         // A view reads only views before it.
         for view in self.views.iter().rev() {
@@ -80,11 +119,16 @@ impl Planner {
                 reads.tables.extend(view.reads.iter().cloned());
             }
         }
-        let catalog = Catalog::new(&self.base, (self.pin)(), &self.views, &reads).await?;
-        let plan = match catalog.state.statement_to_plan(statement).await {
+        let mut pinned = (self.pin)();
+        pinned.system.push(self.running.table(&asker.user));
+        let catalog = Catalog::new(&base, pinned, &self.views, &reads).await?;
+        let state = catalog.seen_by(&asker.user, &self.postgres, &reads)?;
+        let plan = match state.statement_to_plan(statement).await {
             Ok(plan) => plan,
             Err(source) => {
-                let unknown = unknown_table(&reads, &catalog).or_else(|| unknown_function(&source, &self.base));
+                let unknown = forbidden_table(&reads, &catalog, &asker.user)
+                    .or_else(|| unknown_table(&reads, &catalog, &asker.user))
+                    .or_else(|| unknown_function(&source, &self.base));
                 return Err(unknown.unwrap_or(QueryError::Plan { source }));
             }
         };
@@ -94,11 +138,7 @@ impl Planner {
             .with_allow_statements(false)
             .verify_plan(&plan)
             .map_err(|_| QueryError::Refused { kind: statement::WRITES_INSIDE.to_owned() })?;
-        let frame = DataFrame::new(catalog.state, plan);
-        frame.execute_stream().await.map_err(|source| match source.find_root() {
-            DataFusionError::Plan(_) | DataFusionError::SchemaError(..) => QueryError::Plan { source },
-            _ => QueryError::of_execution(source, self.settings.memory_bytes_max),
-        })
+        Ok((state, plan))
     }
 }
 
@@ -122,6 +162,12 @@ impl Reads {
             };
         }
         Ok(reads)
+    }
+
+    /// Returns schema and name of all that is read.
+    fn named(&self) -> impl Iterator<Item = (&str, &str)> {
+        let tables = self.tables.iter().map(|table| (catalog::PUBLIC, table.as_str()));
+        tables.chain(self.others.iter().map(|(schema, table)| (schema.as_str(), table.as_str())))
     }
 
     /// Returns whether any of a schema is read.
@@ -155,21 +201,33 @@ fn base_state(settings: &Settings, threads: usize) -> Result<SessionState, Query
     Ok(session.state())
 }
 
+/// Tells which table of a statement that did not plan is there, and not for this user to read.
+fn forbidden_table(reads: &Reads, catalog: &Catalog, user: &User) -> Option<QueryError> {
+    let mut named = reads.named().filter(|(schema, _)| ![catalog::INFORMATION_SCHEMA, PG_CATALOG].contains(schema));
+    let is_theirs_not = |(schema, name): &(&str, &str)| !user.may_read(schema, name);
+    let (schema, name) = named.find(|one| is_theirs_not(one) && catalog.tables_of(one.0).contains(one.1))?;
+    Some(QueryError::Forbidden { user: user.name.clone(), name: qualified(schema, name) })
+}
+
 /// Tells which table of a statement that did not plan is unknown, with the nearest that is known.
-fn unknown_table(reads: &Reads, catalog: &Catalog) -> Option<QueryError> {
-    let tables = reads.tables.iter().map(|table| (catalog::PUBLIC, table));
-    let others = reads.others.iter().map(|(schema, table)| (schema.as_str(), table));
-    let mut unknown = tables.chain(others).filter(|(schema, _)| *schema != catalog::INFORMATION_SCHEMA);
+fn unknown_table(reads: &Reads, catalog: &Catalog, user: &User) -> Option<QueryError> {
+    let mut unknown = reads.named().filter(|(schema, _)| ![catalog::INFORMATION_SCHEMA, PG_CATALOG].contains(schema));
     let (schema, name, known) = unknown.find_map(|(schema, name)| {
-        let known = catalog.tables_of(schema);
+        let mut known = catalog.tables_of(schema);
+        known.retain(|known| user.may_read(schema, known));
         (!known.contains(name)).then_some((schema, name, known))
     })?;
-    let qualified = |name: &str| if schema == catalog::PUBLIC { name.to_owned() } else { format!("{schema}.{name}") };
+    let qualified = |name: &str| qualified(schema, name);
     let hint = match nearest(name, known.iter().map(String::as_str)) {
         Some(known) => format!("did you mean {:?}", qualified(known)),
         None => "SHOW TABLES lists them".to_owned(),
     };
     Some(QueryError::UnknownTable { name: qualified(name), hint })
+}
+
+/// Returns a table's name as it is written in a statement.
+fn qualified(schema: &str, name: &str) -> String {
+    if schema == catalog::PUBLIC { name.to_owned() } else { format!("{schema}.{name}") }
 }
 
 /// Tells which function of a statement that did not plan is unknown, and what there is instead.

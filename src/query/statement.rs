@@ -29,22 +29,35 @@ pub const WRITES_INSIDE: &str = "a statement that writes inside a query";
 
 /// Reads a statement and checks that it may run.
 pub fn parse(sql: &str, bytes_max: usize) -> Result<Statement, QueryError> {
-    if sql.len() > bytes_max {
-        return Err(QueryError::StatementBytes { bytes: sql.len(), max: bytes_max });
-    }
     let dialect = GenericDialect {};
-    let tokens = tokens(sql)?;
-    let parts = tokens.iter().filter(|token| is_part(&token.token)).count();
-    if parts > PARTS_MAX {
-        return Err(QueryError::StatementParts { parts, max: PARTS_MAX });
-    }
-    let mut statements = DFParserBuilder::new(tokens)
+    let statements = DFParserBuilder::new(bounded_tokens(sql, bytes_max)?)
         .with_dialect(&dialect)
         .with_recursion_limit(NESTING_MAX)
         .build()
         .and_then(|mut parser| parser.parse_statements())
         .map_err(parse_error)?;
-    match (statements.pop_front(), statements.len()) {
+    one_allowed(statements.into_iter(), sql)
+}
+
+/// Cuts a statement into its words, unless it is too long.
+pub(super) fn bounded_tokens(sql: &str, bytes_max: usize) -> Result<Vec<TokenWithSpan>, QueryError> {
+    if sql.len() > bytes_max {
+        return Err(QueryError::StatementBytes { bytes: sql.len(), max: bytes_max });
+    }
+    let tokens = tokens(sql)?;
+    let parts = tokens.iter().filter(|token| is_part(&token.token)).count();
+    if parts > PARTS_MAX {
+        return Err(QueryError::StatementParts { parts, max: PARTS_MAX });
+    }
+    Ok(tokens)
+}
+
+/// Returns the one statement that a text holds, where it may run.
+pub(super) fn one_allowed(
+    mut statements: impl ExactSizeIterator<Item = Statement>,
+    sql: &str,
+) -> Result<Statement, QueryError> {
+    match (statements.next(), statements.len()) {
         (None, _) => Err(QueryError::Empty),
         (Some(statement), 0) if is_allowed(&statement) => Ok(statement),
         (Some(Statement::Statement(inner)), 0) if matches!(*inner, SqlStatement::Query(_)) => {
@@ -95,7 +108,7 @@ pub fn is_ended(text: &str) -> bool {
     last.is_none_or(|token| token.token == Token::SemiColon)
 }
 
-fn tokens(text: &str) -> Result<Vec<TokenWithSpan>, QueryError> {
+pub(super) fn tokens(text: &str) -> Result<Vec<TokenWithSpan>, QueryError> {
     Tokenizer::new(&GenericDialect {}, text)
         .tokenize_with_location()
         .map_err(|source| QueryError::Parse { source: sql_error(source.into()) })
@@ -143,7 +156,7 @@ fn is_query_throughout(statement: &SqlStatement) -> bool {
     visit_statements(statement, is_query).is_continue()
 }
 
-fn parse_error(source: DataFusionError) -> QueryError {
+pub(super) fn parse_error(source: DataFusionError) -> QueryError {
     match source.find_root() {
         DataFusionError::SQL(error, _) if matches!(**error, ParserError::RecursionLimitExceeded) => {
             QueryError::Nesting { max: NESTING_MAX }
@@ -152,7 +165,7 @@ fn parse_error(source: DataFusionError) -> QueryError {
     }
 }
 
-fn sql_error(error: ParserError) -> DataFusionError {
+pub(super) fn sql_error(error: ParserError) -> DataFusionError {
     DataFusionError::SQL(Box::new(error), None)
 }
 

@@ -1,5 +1,6 @@
 //! The composition root: reads the command line, builds the rooms, wires them, and shuts them down in order.
 
+mod admission;
 mod check;
 mod client;
 mod clock;
@@ -20,6 +21,7 @@ mod outlet;
 pub mod partition;
 mod prompt;
 mod reload;
+mod replica;
 mod resume;
 mod rows;
 pub mod rules;
@@ -33,6 +35,7 @@ pub mod tables;
 #[cfg(test)]
 mod tests;
 mod upkeep;
+mod user;
 mod views;
 
 use std::path::PathBuf;
@@ -68,6 +71,16 @@ enum Command {
     Demo(demo::Options),
     /// Ask SQL of a running service, or of a folder it wrote.
     Sql(sql::Options),
+    /// Answer questions about a store that others write, without reading Kafka.
+    Serve {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// The store's folder or URL; without it the one of the configuration.
+        #[arg(long, value_name = "DIR")]
+        data: Option<String>,
+    },
+    /// Make a password and a token for somebody who may ask the service.
+    User(user::Options),
     /// Show what a store holds, whether it is sound, and merge or delete its files by hand.
     Store(store::Options),
     /// Show what the views of a running service do, and why one has emitted nothing.
@@ -115,13 +128,15 @@ impl ConfigFile {
 
 /// Carries out the command line.
 pub fn run(arguments: Arguments) -> Result<()> {
-    if !matches!(arguments.command, Command::Run { .. } | Command::Demo(_)) {
+    if !matches!(arguments.command, Command::Run { .. } | Command::Serve { .. } | Command::Demo(_)) {
         end_with_the_reader();
     }
     match arguments.command {
         Command::Run { config } => run_service(config),
         Command::Demo(options) => runtime()?.block_on(demo::run(options)),
         Command::Sql(options) => runtime()?.block_on(sql::run(options)),
+        Command::Serve { config, data } => serve_store(&config, data),
+        Command::User(options) => user::run(options),
         Command::Store(options) => runtime()?.block_on(store::run(options)),
         Command::Views(options) => runtime()?.block_on(views::run(options)),
         Command::Check { config, reachable } => runtime()?.block_on(check::run(config.load()?, reachable)),
@@ -164,12 +179,7 @@ const ANEW_AFTER: Duration = Duration::from_millis(500);
 
 fn run_service(file: ConfigFile) -> Result<()> {
     let loaded = file.load()?;
-    let format = match loaded.config.log.format {
-        config::raw::LogFormat::Text => LogFormat::Text,
-        config::raw::LogFormat::Json => LogFormat::Json,
-    };
-    let level = std::env::var("BELLWETHER_LOG").unwrap_or_else(|_| quiet(&format!("{:?}", loaded.config.log.level)));
-    init_logs(&level, format)?;
+    write_logs(&loaded.config.log)?;
     let settings = settings::Settings::of(&loaded)?;
     anyhow::ensure!(!settings.inputs.is_empty(), "no input is configured (hint: add [[inputs]] with topic and format)");
     let reread: reload::Reread = Arc::new(move || settings::Settings::of(&file.load()?));
@@ -197,10 +207,28 @@ fn run_service(file: ConfigFile) -> Result<()> {
     })
 }
 
+fn serve_store(file: &ConfigFile, data: Option<String>) -> Result<()> {
+    let mut config = file.load()?.config;
+    write_logs(&config.log)?;
+    if let Some(data) = data {
+        config.store.url = data;
+    }
+    runtime()?.block_on(replica::run(&config))
+}
+
+fn write_logs(log: &config::raw::Log) -> Result<()> {
+    let format = match log.format {
+        config::raw::LogFormat::Text => LogFormat::Text,
+        config::raw::LogFormat::Json => LogFormat::Json,
+    };
+    let level = std::env::var("BELLWETHER_LOG").unwrap_or_else(|_| quiet(&format!("{:?}", log.level)));
+    Ok(init_logs(&level, format)?)
+}
+
 /// The libraries below are heard from `warn` on; what they say at `info` is about every single commit. The consumer's
 /// wrapper says an error whenever a client that left its group is dropped.
 fn quiet(level: &str) -> String {
-    format!("warn,rdkafka::consumer::base_consumer=off,bellwether={}", level.to_ascii_lowercase())
+    format!("warn,rdkafka::consumer::base_consumer=off,bellwether={0},audit={0}", level.to_ascii_lowercase())
 }
 
 /// Is done at the first SIGINT or SIGTERM.

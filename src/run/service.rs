@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
@@ -13,6 +12,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
+use super::admission::{Admission, warn_of_openness};
 use super::clock::WallClock;
 use super::closed_loop::{self, ClosedLoop, Tick};
 use super::core::{self, Core};
@@ -27,6 +27,7 @@ use super::{clock, conductor, dimensions, instances, resume, tables, upkeep};
 use crate::ingest::Decoder;
 use crate::kafka::source::Source;
 use crate::query::Engine as QueryEngine;
+use crate::serve::accounts::Accounts;
 use crate::serve::{Api, Bound, Readiness};
 use crate::store::{Store, StoreError, TableSpec, columns};
 use crate::stream::Engine;
@@ -78,8 +79,8 @@ pub type OnTick = Box<dyn FnMut(&Tick) + Send>;
 /// What whoever starts the service wants of it beside its work.
 pub struct Hooks {
     pub on_tick: OnTick,
-    /// Told the address that is really listened on.
-    pub bound: Box<dyn FnOnce(SocketAddr) + Send>,
+    /// Told what is really listened on.
+    pub bound: Box<dyn FnOnce(&Bound) + Send>,
     /// Where settings are read anew from; without it there is no reload.
     pub reread: Option<Reread>,
 }
@@ -105,6 +106,8 @@ pub async fn run(
     let engine = engine(&settings).await?;
     let store = Arc::new(Store::open(&settings.store, table_specs(&engine)).await?);
     let query = Arc::new(tables::engine(settings.query.clone(), store.clone())?);
+    warn_of_openness(&settings.serve, settings.users.as_deref());
+    let admission = Admission::new(query.clone(), settings.users.clone())?;
     let board = Board::default();
     let (requests, reloads) = mpsc::channel();
     let (settled, current) =
@@ -113,8 +116,9 @@ pub async fn run(
     let corrector = Corrector::new(store.clone(), held.clone(), current.borrow().clone(), telemetry.clone());
     let reloader =
         reread.map(|reread| Arc::new(Reloader::new(reread, settled, store.clone(), telemetry.clone(), requests)));
-    bound(listener.address());
-    let api = api(query, &telemetry, &obstacles, &board, reloader.as_ref());
+    bound(&listener);
+    let api = api(query, admission.accounts.clone(), &telemetry, &obstacles, &board, reloader.as_ref());
+    let keeping_up = admission.keep_up(listener.tls().cloned());
     let (stop_serving, serving) = serve(listener, api);
     let stop = Arc::new(AtomicBool::new(false));
     // Of several instances the one that closes windows also sees to the store.
@@ -143,6 +147,7 @@ pub async fn run(
     let done = workers.work_until(shutdown, &store).await;
     on_hangup.inspect(JoinHandle::abort);
     correcting.abort();
+    keeping_up.abort();
     tokio::task::spawn_blocking(move || drop(upkeep)).await?;
     let _ = stop_serving.send(());
     serving.await??;
@@ -345,6 +350,7 @@ pub fn decoders(settings: &Settings) -> Vec<Box<dyn Decoder>> {
 
 fn api(
     query: Arc<QueryEngine>,
+    accounts: Accounts,
     telemetry: &Telemetry,
     obstacles: &Obstacles,
     board: &Board,
@@ -364,6 +370,7 @@ fn api(
     });
     Api {
         query,
+        accounts,
         telemetry: telemetry.clone(),
         ready: Arc::new(move || obstacles.readiness()),
         views: Arc::new(move || board.show()),

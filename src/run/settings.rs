@@ -1,6 +1,7 @@
 //! From what was typed to what each room takes: checked once, at start.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -46,6 +47,8 @@ pub struct Settings {
     pub topics_wanted: Vec<Topic>,
     pub flush_interval: Duration,
     pub serve: serve::Settings,
+    /// The file of those who may ask; none where everyone may.
+    pub users: Option<PathBuf>,
     pub query: query::Settings,
     /// As it was read, to tell what a reload changes.
     pub config: Config,
@@ -91,7 +94,8 @@ impl Settings {
             topics_wanted: topics_wanted(config, &inputs, &topics, &views),
             topics,
             flush_interval: config.topics.flush_interval.get(),
-            serve: serve::Settings { listen: config.serve.listen },
+            serve: serve(config),
+            users: config.serve.users.as_ref().map(PathBuf::from),
             query: query(config),
             inputs,
             views,
@@ -145,6 +149,17 @@ pub fn query(config: &Config) -> query::Settings {
         timeout: config.query.timeout.get(),
         concurrency_max: config.query.concurrency_max,
         ..query::Settings::default()
+    }
+}
+
+/// Returns where to listen, and what connections are encrypted with.
+pub fn serve(config: &Config) -> serve::Settings {
+    let serve = &config.serve;
+    let tls = serve.tls_certificate.as_ref().zip(serve.tls_key.as_ref());
+    serve::Settings {
+        listen: serve.listen,
+        postgres: serve.postgres,
+        tls: tls.map(|(certificate, key)| serve::tls::Files { certificate: certificate.into(), key: key.into() }),
     }
 }
 

@@ -7,6 +7,7 @@ use anyhow::Result;
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::error::DataFusionError;
+use datafusion::logical_expr::Expr;
 use futures::FutureExt as _;
 
 use crate::query::{Engine, Pin, Pinned, Settings, SystemTable};
@@ -45,7 +46,7 @@ fn files(store: Arc<Store>) -> SystemTable {
     ]));
     let rows = {
         let schema = schema.clone();
-        move || {
+        move |_: &[Expr]| {
             let files = store.files();
             let time = |of: fn((i64, i64)) -> i64| -> ArrayRef {
                 let times = files.iter().map(|(_, file)| file.times.map(of));

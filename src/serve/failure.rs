@@ -1,7 +1,7 @@
 //! What a client is told when something did not work: a status, and a JSON body that names class, message and hint.
 
 use axum::Json;
-use axum::http::header::RETRY_AFTER;
+use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -48,6 +48,14 @@ impl Failure {
         Failure::new(StatusCode::SERVICE_UNAVAILABLE, Class::Busy, message.into()).retry_later()
     }
 
+    /// Makes a failure of somebody who did not say who they are, or not rightly.
+    pub(super) fn unknown(message: impl Into<String>) -> Self {
+        let schemes = HeaderValue::from_static("Basic realm=\"bellwether\", charset=\"UTF-8\"");
+        Failure::user(StatusCode::UNAUTHORIZED, message)
+            .hint("curl --user NAME:PASSWORD, or --oauth2-bearer TOKEN; the one who runs the service gives them out")
+            .header(WWW_AUTHENTICATE, schemes)
+    }
+
     /// Makes a failure of ours.
     pub(super) fn internal(message: impl Into<String>) -> Self {
         Failure::new(StatusCode::INTERNAL_SERVER_ERROR, Class::Internal, message.into())
@@ -91,6 +99,7 @@ impl From<QueryError> for Failure {
         let (status, class) = match (&error, error.class()) {
             (QueryError::Busy { .. } | QueryError::Timeout { .. }, _) => (StatusCode::SERVICE_UNAVAILABLE, Class::Busy),
             (QueryError::StatementBytes { .. }, _) => (StatusCode::PAYLOAD_TOO_LARGE, Class::Limit),
+            (QueryError::Forbidden { .. }, _) => (StatusCode::FORBIDDEN, Class::User),
             // A statement that is well formed and fails on what it meets, such as a division by zero.
             (QueryError::Evaluate { .. }, _) => (StatusCode::UNPROCESSABLE_ENTITY, Class::User),
             (_, Fault::User) => (StatusCode::BAD_REQUEST, Class::User),

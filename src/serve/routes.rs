@@ -1,21 +1,27 @@
 //! Routes: which path answers what, and the small pages that need no room of their own.
 
-use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Request, State};
+use std::sync::Arc;
+
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Extension, Path, Request, State};
 use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use tokio::sync::watch;
+use tonic::Status;
+use tracing::debug;
 
 use super::connection::Activity;
 use super::failure::Failure;
+use super::flight::{self, Flight};
 use super::{Api, Limits, Readiness, accept, sql};
+use crate::query::User;
 use crate::telemetry::Exposition;
 
 /// What there is to ask for, as shown where a path is not found.
-const ENDPOINTS: [&str; 9] = [
+const ENDPOINTS: [&str; 11] = [
     "GET /",
     "GET /healthz",
     "GET /readyz",
@@ -24,11 +30,17 @@ const ENDPOINTS: [&str; 9] = [
     "GET /views/{name}",
     "GET /sql",
     "POST /sql",
+    "DELETE /queries/{id}",
     "POST /-/reload",
+    "POST /arrow.flight.protocol.FlightService/{method}",
 ];
 
 /// Every path, for the label of the request counter; another path counts as `other`.
-const PATHS: [&str; 7] = ["/", "/healthz", "/readyz", "/metrics", "/sql", "/views", "/-/reload"];
+const PATHS: [&str; 7] = ["/", HEALTHZ, READYZ, "/metrics", "/sql", "/views", "/-/reload"];
+
+/// Asked by machines that start and stop the program; they say nothing that is not for everyone.
+const HEALTHZ: &str = "/healthz";
+const READYZ: &str = "/readyz";
 
 /// Formats of the scrape page, the one for clients without a wish first.
 const EXPOSITIONS: [Exposition; 2] = [Exposition::Text, Exposition::OpenMetrics];
@@ -45,16 +57,19 @@ pub(super) struct Context {
 }
 
 pub(super) fn router(api: Api, limits: Limits, cut: watch::Receiver<bool>) -> Router {
+    let flight = Flight::service(api.query.clone(), api.accounts.clone());
     let context = Context { api, limits, cut };
     Router::new()
         .route("/", get(index))
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
+        .route(HEALTHZ, get(healthz))
+        .route(READYZ, get(readyz))
         .route("/metrics", get(metrics))
         .route("/views", get(views))
         .route("/views/{name}", get(view))
         .route("/sql", get(sql::get).post(sql::post))
+        .route("/queries/{id}", delete(kill))
         .route("/-/reload", post(reload))
+        .route_service(&format!("{}{{method}}", flight::PATH), flight)
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(limits.body_bytes_max))
@@ -62,20 +77,37 @@ pub(super) fn router(api: Api, limits: Limits, cut: watch::Receiver<bool>) -> Ro
         .with_state(context)
 }
 
-/// Wraps every request: tells the connection that it is our turn, ends the request at the cut-off, counts it.
+/// Wraps every request: finds out who sent it, tells the connection that it is our turn, ends the request at the cut-off,
+/// counts it.
 async fn around(
     State(context): State<Context>,
     ConnectInfo(activity): ConnectInfo<Activity>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let _answering = activity.answering();
-    let path = request.uri().path();
-    let path = PATHS.into_iter().find(|known| *known == path).unwrap_or("other");
-    let mut cut = context.cut.clone();
-    let mut response = tokio::select! {
-        response = next.run(request) => response,
-        _ = cut.wait_for(|&cut| cut) => Failure::busy("the server is shutting down").into_response(),
+    let uri = request.uri().clone();
+    let is_flight = uri.path().starts_with(flight::PATH);
+    let path = PATHS.into_iter().find(|known| *known == uri.path());
+    let path = path.unwrap_or(if is_flight { "flight" } else { "other" });
+    let mut response = match context.api.accounts.of_request(request.headers()) {
+        Err(refused) if ![HEALTHZ, READYZ].contains(&path) => {
+            debug!(client = %activity.peer, path = uri.path(), %refused, "refused to let somebody in");
+            match is_flight {
+                true => Status::unauthenticated(refused.to_string()).into_http(),
+                false => Failure::unknown(refused.to_string()).into_response(),
+            }
+        }
+        user => {
+            if let Ok(user) = user {
+                request.extensions_mut().insert(user);
+            }
+            let mut cut = context.cut.clone();
+            tokio::select! {
+                response = next.run(request) => response,
+                _ = cut.wait_for(|&cut| cut) => Failure::busy("the server is shutting down").into_response(),
+            }
+        }
     };
     response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     context.api.telemetry.http.answered(path, response.status().as_u16());
@@ -130,8 +162,24 @@ async fn view(State(context): State<Context>, Path(name): Path<String>) -> Resul
     }
 }
 
+/// Ends a query that runs.
+async fn kill(
+    State(context): State<Context>,
+    Extension(user): Extension<Arc<User>>,
+    Path(id): Path<u64>,
+) -> Result<StatusCode, Failure> {
+    match context.api.query.running().kill(id, &user) {
+        true => Ok(StatusCode::NO_CONTENT),
+        false => Err(Failure::user(StatusCode::NOT_FOUND, format!("no query {id} of yours runs"))
+            .hint("SELECT id, sql FROM system.queries lists them")),
+    }
+}
+
 /// Answers once the new configuration is in force.
-async fn reload(State(context): State<Context>) -> Result<Response, Failure> {
+async fn reload(State(context): State<Context>, Extension(user): Extension<Arc<User>>) -> Result<Response, Failure> {
+    if !user.is_admin {
+        return Err(Failure::user(StatusCode::FORBIDDEN, format!("{:?} is no admin", user.name)));
+    }
     let Some(reload) = &context.api.reload else {
         return Err(Failure::user(
             StatusCode::CONFLICT,

@@ -1,8 +1,11 @@
 //! SQL over HTTP: from a request to a statement and a format, and from an answer to bytes of that format.
 
+use std::sync::Arc;
+
 use axum::body::Bytes;
-use axum::extract::{FromRequest, Request, State};
+use axum::extract::{ConnectInfo, FromRequest, FromRequestParts, Request, State};
 use axum::http::header::CONTENT_TYPE;
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -11,11 +14,11 @@ use tracing::{debug, error};
 use url::form_urlencoded;
 
 use super::accept;
+use super::connection::Activity;
 use super::failure::{Class, Failure};
 use super::routes::Context;
-use crate::query::Engine;
 use crate::query::format::{self, Format};
-use crate::telemetry::instruments::{QueryOutcome, Stage};
+use crate::query::{Asker, Engine, Surface, User};
 
 /// Formats on offer, the one for clients without a wish first.
 const OFFERS: [Format; 6] = [Format::Json, Format::NdJson, Format::Csv, Format::Arrow, Format::Parquet, Format::Table];
@@ -29,33 +32,50 @@ struct Asked {
 }
 
 /// `GET /sql?query=…&format=…`
-pub(super) async fn get(State(context): State<Context>, uri: Uri, headers: HeaderMap) -> Result<Response, Failure> {
-    answer(&context, Asked::of_form(uri.query().unwrap_or_default().as_bytes())?, &headers).await
+pub(super) async fn get(
+    State(context): State<Context>,
+    Caller(asker): Caller,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    answer(&context, &asker, Asked::of_form(uri.query().unwrap_or_default().as_bytes())?, &headers).await
 }
 
 /// `POST /sql?format=…` with the statement as body: plain text, a JSON object or a form.
-pub(super) async fn post(State(context): State<Context>, request: Request) -> Result<Response, Failure> {
+pub(super) async fn post(
+    State(context): State<Context>,
+    Caller(asker): Caller,
+    request: Request,
+) -> Result<Response, Failure> {
     let in_uri = Asked::of_form(request.uri().query().unwrap_or_default().as_bytes())?;
     let headers = request.headers().clone();
     let body_kind = BodyKind::of(&headers)?;
     let body = read_body(request, &context).await?;
     let asked = body_kind.parse(&body)?.or(in_uri)?;
-    answer(&context, asked, &headers).await
+    answer(&context, &asker, asked, &headers).await
 }
 
-async fn answer(context: &Context, asked: Asked, headers: &HeaderMap) -> Result<Response, Failure> {
+/// Who sent a request, as the engine knows them.
+pub(super) struct Caller(Asker);
+
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Caller, Failure> {
+        let user = parts.extensions.get::<Arc<User>>().cloned();
+        let user = user.ok_or_else(|| Failure::unknown("expected to know who asks"))?;
+        let client = parts.extensions.get::<ConnectInfo<Activity>>().map(|ConnectInfo(activity)| activity.peer);
+        Ok(Caller(Asker { user, surface: Surface::Http, client, session: None }))
+    }
+}
+
+async fn answer(context: &Context, asker: &Asker, asked: Asked, headers: &HeaderMap) -> Result<Response, Failure> {
     let format = match &asked.format {
         Some(name) => name.parse().map_err(|message: String| Failure::user(StatusCode::BAD_REQUEST, message))?,
         None => *accept::best(headers, &OFFERS, |offer| offer.content_type()).ok_or_else(not_acceptable)?,
     };
     let statement = asked.query.filter(|query| !query.trim().is_empty()).ok_or_else(no_statement)?;
-    let telemetry = &context.api.telemetry;
-    let running = telemetry.sql.started();
-    let timer = telemetry.stages.time(Stage::Query);
-    let result = run(&context.api.query, &statement, format).await;
-    drop(timer);
-    running.finish(result.as_ref().map_or_else(|failure| outcome(failure.class()), |_| QueryOutcome::Ok));
-    match result {
+    match run(&context.api.query, asker, &statement, format).await {
         Ok(bytes) => Ok(([(CONTENT_TYPE, format.content_type())], bytes).into_response()),
         Err(failure) if failure.class() == Class::Internal => {
             error!(message = failure.message(), "query failed by our fault");
@@ -71,8 +91,8 @@ async fn answer(context: &Context, asked: Asked, headers: &HeaderMap) -> Result<
 /// Runs a statement to its end, within the engine's limits, and returns its rows in the format.
 ///
 /// The answer is held whole before a byte of it goes out, so that an error in its last row is still an error status.
-async fn run(engine: &Engine, statement: &str, format: Format) -> Result<Vec<u8>, Failure> {
-    let answer = engine.run(statement).await?;
+async fn run(engine: &Engine, asker: &Asker, statement: &str, format: Format) -> Result<Vec<u8>, Failure> {
+    let answer = engine.ask(asker, statement.into()).await?;
     let schema = answer.schema.clone();
     let batches = answer.collect().await?;
     // Encoding is pure computation and may take long: not on a thread that serves connections.
@@ -186,15 +206,6 @@ fn not_acceptable() -> Failure {
 fn no_statement() -> Failure {
     Failure::user(StatusCode::BAD_REQUEST, "expected a SQL statement, got none")
         .hint("send it as the body: curl --data-binary 'SELECT 1' http://HOST/sql, or as ?query=")
-}
-
-fn outcome(class: Class) -> QueryOutcome {
-    match class {
-        Class::User => QueryOutcome::User,
-        Class::Limit => QueryOutcome::Limit,
-        Class::Busy => QueryOutcome::Busy,
-        Class::Internal => QueryOutcome::Internal,
-    }
 }
 
 #[cfg(test)]

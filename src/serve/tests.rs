@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
+use super::accounts::Accounts;
 use super::{Api, Bound, Limits, Readiness, ServeError, Settings};
 use crate::query::{self, Engine};
 use crate::telemetry::Telemetry;
@@ -51,14 +52,16 @@ impl Server {
     async fn start(setup: Setup) -> Self {
         let telemetry = Telemetry::default();
         let readiness = setup.readiness;
+        let query = Arc::new(engine(setup.gate));
         let api = Api {
             reload: None,
-            query: Arc::new(engine(setup.gate)),
+            accounts: Accounts::everyone(query.everyone()).unwrap(),
+            query,
             telemetry: telemetry.clone(),
             ready: Arc::new(move || readiness.clone()),
             views: Arc::new(|| serde_json::json!([{"view": "calm", "state": "has emitted nothing"}])),
         };
-        let mut bound = Bound::bind(&Settings { listen: ([127, 0, 0, 1], 0).into() }).await.unwrap();
+        let mut bound = Bound::bind(&settings()).await.unwrap();
         bound.limits = setup.limits;
         let address = bound.address();
         let (stop, stopped) = oneshot::channel();
@@ -99,6 +102,10 @@ impl Server {
         self.stop.send(()).unwrap();
         timeout(DEADLINE, self.served).await.unwrap().unwrap().unwrap();
     }
+}
+
+fn settings() -> Settings {
+    Settings { listen: ([127, 0, 0, 1], 0).into(), postgres: None, tls: None }
 }
 
 fn engine(gate: Option<mpsc::Receiver<()>>) -> Engine {
@@ -402,8 +409,8 @@ async fn shutdown_cuts_off_what_outlasts_the_deadline() {
 
 #[tokio::test]
 async fn a_taken_port_is_named_with_a_way_out() {
-    let taken = Bound::bind(&Settings { listen: ([127, 0, 0, 1], 0).into() }).await.unwrap();
-    let error = Bound::bind(&Settings { listen: taken.address() }).await.unwrap_err();
+    let taken = Bound::bind(&settings()).await.unwrap();
+    let error = Bound::bind(&Settings { listen: taken.address(), ..settings() }).await.unwrap_err();
     let message = error.to_string();
     assert!(message.contains(&taken.address().to_string()) && message.contains("serve.listen"), "{message}");
     assert!(std::error::Error::source(&error).is_some());

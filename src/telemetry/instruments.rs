@@ -376,31 +376,15 @@ impl Sql {
         sql
     }
 
-    /// Counts a query as running until what is returned is finished or dropped.
-    pub fn started(&self) -> RunningQuery {
+    /// Counts a query that runs; [`Sql::ended`] follows.
+    pub fn started(&self) {
         self.running.inc();
-        RunningQuery { sql: self.clone(), outcome: QueryOutcome::Cancelled }
     }
-}
 
-/// A query that is running; dropped before [`RunningQuery::finish`], it counts as cancelled.
-#[derive(Debug)]
-#[must_use = "a running query that is dropped at once counts as cancelled"]
-pub struct RunningQuery {
-    sql: Sql,
-    outcome: QueryOutcome,
-}
-
-impl RunningQuery {
-    pub fn finish(mut self, outcome: QueryOutcome) {
-        self.outcome = outcome;
-    }
-}
-
-impl Drop for RunningQuery {
-    fn drop(&mut self) {
-        self.sql.running.dec();
-        self.sql.queries.get_or_create(&OutcomeLabel { outcome: self.outcome.as_str() }).inc();
+    /// Counts a query that has ended.
+    pub fn ended(&self, outcome: QueryOutcome) {
+        self.running.dec();
+        self.queries.get_or_create(&OutcomeLabel { outcome: outcome.as_str() }).inc();
     }
 }
 

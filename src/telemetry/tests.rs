@@ -34,8 +34,10 @@ fn filled() -> Telemetry {
     telemetry.store.commit_failed();
     telemetry.store.set_head(1_000, 64_000);
     telemetry.queues.set_depth("decoded", 5);
-    telemetry.sql.started().finish(QueryOutcome::Ok);
-    drop(telemetry.sql.started());
+    for outcome in [QueryOutcome::Ok, QueryOutcome::Cancelled] {
+        telemetry.sql.started();
+        telemetry.sql.ended(outcome);
+    }
     telemetry.http.answered("/sql", 200);
     telemetry.decisions.made("checkout", "decided");
     fill_latest(&telemetry);
@@ -106,9 +108,9 @@ fn the_process_is_on_the_page() {
 #[test]
 fn a_query_counts_as_running_until_it_ends() {
     let telemetry = Telemetry::default();
-    let running = telemetry.sql.started();
+    telemetry.sql.started();
     assert!(telemetry.render().contains("\nbellwether_sql_queries_running 1\n"));
-    running.finish(QueryOutcome::Limit);
+    telemetry.sql.ended(QueryOutcome::Limit);
     let page = telemetry.render();
     assert!(page.contains("\nbellwether_sql_queries_running 0\n"), "{page}");
     assert!(page.contains("\nbellwether_sql_queries_total{outcome=\"limit\"} 1\n"), "{page}");

@@ -5,5 +5,6 @@ mod corrections;
 mod fed;
 mod schemas;
 mod sql;
+mod surfaces;
 mod tidy;
 mod views;

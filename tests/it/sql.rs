@@ -1,42 +1,46 @@
 //! SQL: every `.slt` file of `tests/sql`, on a store that holds the records of `tests/sql/fixture`: one part in merged files,
-//! one in small ones, one not yet committed. `BELLWETHER_SQL_DIR` names another folder of such files; with
-//! `BELLWETHER_BLESS` set, the files are written anew with what was answered.
+//! one in small ones, one not yet committed. Each is asked of the engine itself, and over HTTP, Postgres' protocol and Flight
+//! SQL. `BELLWETHER_SQL_DIR` names another folder of such files; with `BELLWETHER_BLESS` set, the files are written anew with
+//! what the engine answered.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::DataType;
-use arrow::util::display::{ArrayFormatter, DurationFormat, FormatOptions};
-use async_trait::async_trait;
 use bellwether::query::format::{self, Format};
-use bellwether::query::{Engine, QueryError};
 use bellwether::run::tables;
 use bellwether::store::Eagerness;
-use sqllogictest::{AsyncDB, DBOutput, DefaultColumnType, Normalizer, Record, Runner};
+use sqllogictest::{DefaultColumnType, Normalizer, Record, Runner};
 
 use crate::fed::{self, Fed};
+use crate::surfaces::{Server, Surface};
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_statement_answers_as_written() {
     let fed = store().await;
     let engine = Arc::new(tables::engine(fed.settings.query.clone(), fed.store.clone()).unwrap());
+    let server = Server::start(engine).await;
     let (mut statements, mut wrong) = (0, Vec::new());
     let files = files();
     for file in &files {
         let records = sqllogictest::parse_file::<DefaultColumnType>(file).unwrap();
         statements +=
             records.iter().filter(|one| matches!(one, Record::Query { .. } | Record::Statement { .. })).count();
-        let mut runner = Runner::new(|| async { Ok(InProcess(engine.clone())) });
-        runner.with_validator(is_as_written);
-        if std::env::var_os("BELLWETHER_BLESS").is_some() {
-            let (columns, normalizer) = (sqllogictest::strict_column_validator, sqllogictest::default_normalizer);
-            runner.update_test_file(file, "|", is_as_written, normalizer, columns).await.unwrap();
-        } else if let Err(what) = runner.run_file_async(file).await {
-            wrong.push(what.display(false).to_string());
+        for surface in Surface::ALL {
+            let server = server.clone();
+            let mut runner = Runner::new(move || {
+                let server = server.clone();
+                async move { Ok(server.client(surface).await) }
+            });
+            runner.with_validator(is_as_written);
+            if std::env::var_os("BELLWETHER_BLESS").is_some() && surface == Surface::Engine {
+                let (columns, normalizer) = (sqllogictest::strict_column_validator, sqllogictest::default_normalizer);
+                runner.update_test_file(file, "|", is_as_written, normalizer, columns).await.unwrap();
+            } else if let Err(what) = runner.run_file_async(file).await {
+                wrong.push(format!("over {surface:?}: {}", what.display(false)));
+            }
         }
     }
-    println!("{statements} statements of {} files", files.len());
+    println!("{statements} statements of {} files, over {:?}", files.len(), Surface::ALL);
     assert!(wrong.is_empty(), "{} files differ:\n{}", wrong.len(), wrong.join("\n\n"));
 }
 
@@ -111,60 +115,4 @@ async fn store() -> Fed {
     fed.feed(1.0).await.unwrap();
     fed.end().await.unwrap();
     fed
-}
-
-/// Statements go straight to the engine.
-struct InProcess(Arc<Engine>);
-
-#[async_trait]
-impl AsyncDB for InProcess {
-    type Error = Refused;
-    type ColumnType = DefaultColumnType;
-
-    async fn run(&mut self, sql: &str) -> Result<DBOutput<DefaultColumnType>, Refused> {
-        let answer = self.0.run(sql).await?;
-        let types = answer.schema.fields().iter().map(|field| column_type(field.data_type())).collect();
-        let batches = answer.collect().await?;
-        Ok(DBOutput::Rows { types, rows: batches.iter().flat_map(cells).collect() })
-    }
-
-    async fn shutdown(&mut self) {}
-
-    fn engine_name(&self) -> &str {
-        "bellwether"
-    }
-}
-
-/// An error as whoever sent the statement reads it.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Refused(String);
-
-impl From<QueryError> for Refused {
-    fn from(error: QueryError) -> Self {
-        Refused(error.message())
-    }
-}
-
-fn column_type(of: &DataType) -> DefaultColumnType {
-    match of {
-        of if of.is_integer() => DefaultColumnType::Integer,
-        of if of.is_numeric() => DefaultColumnType::FloatingPoint,
-        _ => DefaultColumnType::Text,
-    }
-}
-
-fn cells(batch: &RecordBatch) -> Vec<Vec<String>> {
-    let options = FormatOptions::default()
-        .with_null("NULL")
-        .with_timestamp_format(Some("%Y-%m-%dT%H:%M:%S%.fZ"))
-        .with_timestamp_tz_format(Some("%Y-%m-%dT%H:%M:%S%.fZ"))
-        .with_duration_format(DurationFormat::Pretty);
-    let columns: Vec<_> =
-        batch.columns().iter().map(|column| ArrayFormatter::try_new(column.as_ref(), &options).unwrap()).collect();
-    let cell = |column: &ArrayFormatter<'_>, row: usize| match column.value(row).to_string() {
-        empty if empty.is_empty() => "(empty)".to_owned(),
-        text => text,
-    };
-    (0..batch.num_rows()).map(|row| columns.iter().map(|column| cell(column, row)).collect()).collect()
 }

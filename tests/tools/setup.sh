@@ -10,8 +10,8 @@ usage() {
 usage: setup.sh build|check|test [--rust]
   build   what compiling and running Bellwether needs: Rust, a C and C++ compiler, make, OpenSSL and zlib headers
   check   that, and cargo's fmt and clippy
-  test    what `build` needs, and the real clients of the tests: a Java runtime and Maven (for Kafka), kcat, promtool and
-          Prometheus, a Python environment with duckdb, deltalake, polars and confluent-kafka
+  test    what `build` needs, and the real clients of the tests: a Java runtime and Maven (for Kafka), kcat, psql, openssl,
+          promtool and Prometheus, pgjdbc, a Python environment with duckdb, deltalake, polars, confluent-kafka, psycopg, adbc
   --rust  also install Rust by rustup where there is none (for machines nobody sits at)
 environment: BW_CACHE   where downloads stay (default ~/.cache/bellwether)
 TEXT
@@ -118,6 +118,8 @@ test_packages() {
     ((${major:-0} >= 17)) || missing+=(default-jre-headless)
     have mvn || missing+=(maven)
     have kcat || missing+=(kcat)
+    have psql || missing+=(postgresql-client)
+    have openssl || missing+=(openssl)
     # The venv module may be there without the wheel of pip it unpacks.
     python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv)
     ((${#missing[@]} == 0)) || apt_install "${missing[@]}"
@@ -140,6 +142,16 @@ prometheus() {
     mkdir -p "$cache/bin"
     install -m 755 "$into/unpacked/usr/bin/promtool" "$into/unpacked/usr/bin/prometheus" "$cache/bin/"
     rm -rf "$into"
+}
+
+# The driver of Postgres for Java, from Maven Central.
+jdbc() {
+    local version=42.7.8
+    [[ -e $cache/postgresql-$version.jar ]] && return
+    say "fetching pgjdbc $version into $cache"
+    mkdir -p "$cache"
+    mvn -B -q -ntp dependency:copy -Dartifact="org.postgresql:postgresql:$version" -DoutputDirectory="$cache" >&2 ||
+        die "Maven could not fetch pgjdbc"
 }
 
 # The environment is named after what it holds, so that a changed requirements.txt makes a new one.
@@ -175,6 +187,7 @@ main() {
             rust "$with_rust"
             test_packages
             prometheus
+            jdbc
             python_venv
             "$here/kafka.sh" fetch
             ;;

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs every test: the Rust tests, the checks' own tests, generated queries against DuckDB, the end-to-end test on a real
-# Kafka, once undisturbed and once killed on the way, and the faults between the program and Kafka. Starts brokers of its own
-# and stops them whatever happens. What `make test` calls.
+# Runs every test: the Rust tests, the checks' own tests, generated queries against DuckDB, the clients that people have, the
+# end-to-end test on a real Kafka, once undisturbed and once killed on the way, and the faults between the program and Kafka.
+# Starts brokers of its own and stops them whatever happens. What `make test` calls.
 #
 # environment: E2E_RECORDS (default 1000000), E2E_KILLS (5), E2E_SEED (7), CARGO_TARGET_DIR
 set -uo pipefail
@@ -42,6 +42,7 @@ rust_tests() { cargo test --locked --no-fail-fast; }
 golden_views() { "$cache/venv/bin/python" "$here/views_data.py" --check && "$cache/venv/bin/python" "$here/views_oracle.py"; }
 oracle_tests() { "$cache/venv/bin/python" "$here/views_oracle_test.py"; }
 queries() { "$cache/venv/bin/python" "$here/sql_oracle.py" --binary "$work/bellwether" --seed "${E2E_SEED:-7}"; }
+clients() { "$cache/venv/bin/python" "$here/clients.py" --binary "$work/bellwether" --jdbc "$(ls "$cache"/postgresql-*.jar)"; }
 checks_tests() { "$cache/venv/bin/python" "$here/checks_test.py"; }
 # Both runs make the very same records, and compare the ids of what was said about them.
 e2e() {
@@ -61,6 +62,7 @@ if step "build" build; then
     step "tests of the oracle" oracle_tests
     step "tests of the checks" checks_tests
     step "queries by DuckDB" queries
+    step "clients" clients
     if [[ -n ${BW_KAFKA:-} ]]; then
         now=$(date +%s)
         step "end to end" e2e --prefix e2e

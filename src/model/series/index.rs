@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Descriptor, Interner, Series, SeriesId, SeriesRef};
+use super::{Descriptor, Interner, Kind, Series, SeriesId, SeriesRef};
 use crate::model::time::EventTime;
 
 /// The label under which the name of a series is found.
@@ -21,6 +21,16 @@ pub struct Index {
 #[derive(Debug, Default)]
 pub struct Values {
     rows: BTreeMap<Box<str>, Vec<u32>>,
+}
+
+/// What series of one metric have in common, and how many they are.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Alike<'a> {
+    pub kind: Kind,
+    pub unit: &'a str,
+    /// The names of the labels that some of them have.
+    pub label_names: BTreeSet<&'a str>,
+    pub series: usize,
 }
 
 /// A set of rows of an [`Index`] of some length.
@@ -96,12 +106,33 @@ impl Index {
         self.labels.get(label)
     }
 
-    /// Returns the names of the labels that some of these series have, sorted.
-    pub fn label_names(&self, of: &Rows) -> BTreeSet<&str> {
-        let families: BTreeSet<u32> =
-            of.iter().filter_map(|row| self.series.family_of.get(row as usize).copied()).collect();
-        let families = families.into_iter().filter_map(|family| self.series.families.get(family));
-        families.flat_map(|family| family.label_names.iter().map(|name| &**name)).collect()
+    /// Returns what the series of one metric have in common, apart by kind and unit, in the order in which these came.
+    pub fn alike(&self, rows: &[u32]) -> Vec<Alike<'_>> {
+        // There are few families in a metric, and of each many series one after the other.
+        let mut counts: Vec<(u32, usize)> = Vec::new();
+        let mut at = 0;
+        for family in rows.iter().filter_map(|&row| self.series.family_of.get(row as usize)) {
+            if counts.get(at).is_none_or(|(known, _)| known != family) {
+                at = counts.iter().position(|(known, _)| known == family).unwrap_or(counts.len());
+            }
+            match counts.get_mut(at) {
+                Some((_, count)) => *count += 1,
+                None => counts.push((*family, 1)),
+            }
+        }
+        let mut alike: Vec<Alike<'_>> = Vec::new();
+        for (number, count) in counts {
+            let Some(family) = self.series.families.get(number) else { continue };
+            let (kind, unit, label_names) = (family.kind, &*family.unit, family.label_names.iter().map(|name| &**name));
+            match alike.iter_mut().find(|one| (one.kind, one.unit) == (kind, unit)) {
+                Some(one) => {
+                    one.label_names.extend(label_names);
+                    one.series += count;
+                }
+                None => alike.push(Alike { kind, unit, label_names: label_names.collect(), series: count }),
+            }
+        }
+        alike
     }
 }
 

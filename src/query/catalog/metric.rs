@@ -1,6 +1,7 @@
 //! The schema `metric`: one table for each metric, with a column for each of its labels. Made when a query names it; holds
 //! no rows of its own.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -11,7 +12,7 @@ use datafusion::functions::core::expr_fn::get_field;
 use datafusion::logical_expr::{LogicalPlanBuilder, col, lit};
 
 use super::series::Known;
-use crate::model::series::index::{NAME, Rows};
+use crate::model::series::index::NAME;
 
 /// Columns that every metric has; a label of such a name is found under [`PREFIX`] and its name.
 const COLUMNS: [&str; 3] = ["ts", "value", "series_id"];
@@ -29,9 +30,9 @@ impl MetricSchema {
     /// Returns the names of the labels that series of a metric have; none where there is no such metric.
     fn labels_of(&self, metric: &str) -> Option<Vec<String>> {
         let index = self.labels.read();
-        let mut rows = Rows::none(self.labels.len());
-        rows.extend(index.values(NAME)?.get(metric));
-        (rows.count() > 0).then(|| index.label_names(&rows).into_iter().map(str::to_owned).collect())
+        let alike = index.alike(self.labels.seen(index.values(NAME)?.get(metric)));
+        let names: BTreeSet<&str> = alike.iter().flat_map(|one| one.label_names.iter().copied()).collect();
+        (!alike.is_empty()).then(|| names.into_iter().map(str::to_owned).collect())
     }
 
     fn view(&self, metric: &str, labels: &[String]) -> Result<ViewTable> {

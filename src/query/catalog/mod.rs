@@ -15,9 +15,11 @@ use datafusion::datasource::ViewTable;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use futures::future::BoxFuture;
 
+use super::access::User;
 use super::corrected::{self, EMITTED};
 use super::error::QueryError;
 use super::planner::{Reads, View};
+use super::postgres::{PG_CATALOG, Postgres};
 use crate::model::series::index::Index;
 use metric::MetricSchema;
 use schemas::{Schemas, Tables};
@@ -57,7 +59,8 @@ pub type Pin = Arc<dyn Fn() -> Pinned + Send + Sync>;
 
 /// The catalog of one query, with the state of its session.
 pub(super) struct Catalog {
-    pub state: SessionState,
+    state: SessionState,
+    schemas: Arc<Schemas>,
     /// Of the tables and views, those too that cannot be read now.
     names: Vec<String>,
 }
@@ -82,16 +85,15 @@ impl Catalog {
             let known = Known::new(series.await.map_err(|source| QueryError::Read { source })?);
             add_series(&mut schemas, &of_system, &mut tables, known);
         }
-        let catalogs = Arc::new(MemoryCatalogProviderList::new());
-        catalogs.register_catalog(NAME.to_owned(), Arc::new(schemas));
+        let schemas = Arc::new(schemas);
         let newest = corrected::newest(&tables);
         for (name, table) in tables {
             let is_corrected = newest.iter().any(|(corrected, _)| *corrected == name);
             let name = if is_corrected { format!("{name}{EMITTED}") } else { name };
             public.add(&name, table);
         }
-        let state = SessionStateBuilder::new_from_existing(base.clone()).with_catalog_list(catalogs).build();
-        let is_listing = reads.any_of(INFORMATION_SCHEMA);
+        let state = with_catalog(base, schemas.clone());
+        let is_listing = reads.are_of_listings();
         for (name, sql) in newest.iter().filter(|(name, _)| is_listing || reads.tables.contains(name)) {
             let plan = state.create_logical_plan(sql).await.map_err(|source| QueryError::SetUp { source })?;
             public.add(name, Arc::new(ViewTable::new(plan, Some(sql.clone()))));
@@ -110,7 +112,21 @@ impl Catalog {
         let mut names = public.table_names();
         names.extend(views.iter().map(|view| view.name.clone()));
         names.extend(newest.into_iter().map(|(name, _)| name));
-        Ok(Catalog { state, names })
+        Ok(Catalog { state, schemas, names })
+    }
+
+    /// Returns the state in which a user's statement is planned: it knows what they may read, and no more. What views read
+    /// they need not be allowed to read.
+    pub fn seen_by(&self, user: &Arc<User>, postgres: &Postgres, reads: &Reads) -> Result<SessionState, QueryError> {
+        if !user.is_restricted() && !reads.any_of(PG_CATALOG) {
+            return Ok(self.state.clone());
+        }
+        let mut seen = self.schemas.seen_by(user);
+        if reads.any_of(PG_CATALOG) {
+            let relations = user.relations.schema(postgres, Arc::new(seen.clone()));
+            seen.add(PG_CATALOG, relations.map_err(|source| QueryError::SetUp { source })?);
+        }
+        Ok(with_catalog(&self.state, Arc::new(seen)))
     }
 
     /// Returns the names of the tables of a schema, those too that cannot be read now.
@@ -124,11 +140,17 @@ impl Catalog {
     }
 }
 
+fn with_catalog(base: &SessionState, schemas: Arc<Schemas>) -> SessionState {
+    let catalogs = Arc::new(MemoryCatalogProviderList::new());
+    catalogs.register_catalog(NAME.to_owned(), schemas);
+    SessionStateBuilder::new_from_existing(base.clone()).with_catalog_list(catalogs).build()
+}
+
 /// Puts the index in the place of the table of series, and adds what else it can answer.
 fn add_series(schemas: &mut Schemas, system: &Tables, tables: &mut [(String, Arc<dyn TableProvider>)], known: Known) {
-    let of_metrics = system::metrics(known.clone());
-    system.add(of_metrics.name, Arc::new(of_metrics));
-    system.add(system::Labels::TABLE, Arc::new(system::Labels::new(known.clone())));
+    for table in [system::metrics(known.clone()), system::labels(known.clone())] {
+        system.add(table.name, Arc::new(table));
+    }
     let place = |name: &str| tables.iter().position(|(table, _)| table == name);
     let (Some(samples), Some(series)) = (place(SAMPLES), place(SERIES)) else { return };
     let indexed: Arc<dyn TableProvider> = Arc::new(SeriesTable::new(known.clone(), tables[series].1.schema()));
@@ -139,6 +161,13 @@ fn add_series(schemas: &mut Schemas, system: &Tables, tables: &mut [(String, Arc
 impl Reads {
     /// Returns whether it takes the index of series to answer.
     fn need_series(&self) -> bool {
-        self.tables.contains(SERIES) || [METRIC, SYSTEM, INFORMATION_SCHEMA].iter().any(|schema| self.any_of(schema))
+        self.tables.contains(SERIES)
+            || self.are_of_listings()
+            || [METRIC, SYSTEM].iter().any(|schema| self.any_of(schema))
+    }
+
+    /// Returns whether what tables there are is asked.
+    fn are_of_listings(&self) -> bool {
+        [INFORMATION_SCHEMA, PG_CATALOG].iter().any(|schema| self.any_of(schema))
     }
 }

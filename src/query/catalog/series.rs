@@ -43,6 +43,11 @@ pub struct Known {
 }
 
 impl Known {
+    /// Returns those of these rows, which ascend, that the query sees.
+    pub fn seen<'a>(&self, rows: &'a [u32]) -> &'a [u32] {
+        &rows[..rows.partition_point(|&row| (row as usize) < self.len())]
+    }
+
     pub fn new(index: Arc<RwLock<Index>>) -> Known {
         let len = index.read().unwrap_or_else(PoisonError::into_inner).len();
         Known { index, len }

@@ -39,7 +39,8 @@ impl ScalarUDFImpl for TimeBucket {
     fn coerce_types(&self, given: &[DataType]) -> Result<Vec<DataType>> {
         args::arity("time_bucket(width, ts [, origin])", given, 2..=3)?;
         let [width, ts, ..] = given else { return internal_err!("expected two arguments") };
-        if !(width.is_string() || matches!(width, DataType::Interval(_))) {
+        // A parameter is of no type until it is known.
+        if !(width.is_null() || width.is_string() || matches!(width, DataType::Interval(_))) {
             return plan_err!(
                 "time_bucket expects an interval as width, got {width}; write it as INTERVAL '5 minutes'"
             );

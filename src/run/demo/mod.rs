@@ -5,6 +5,7 @@ pub mod account;
 pub mod fleet;
 mod screen;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,6 +20,7 @@ use crate::config;
 use crate::kafka::broker::EmbeddedBroker;
 use crate::kafka::producer::Producer;
 use crate::model::time::EventTime;
+use crate::serve::Bound;
 use crate::telemetry::Telemetry;
 use crate::telemetry::logs::{LogFormat, init_logs};
 use account::Account;
@@ -55,6 +57,9 @@ pub struct Options {
     /// Where to serve HTTP.
     #[arg(long, default_value = "127.0.0.1:9464", value_name = "ADDRESS")]
     listen: String,
+    /// Where to serve clients of Postgres; where this is taken, any free port.
+    #[arg(long, default_value = "127.0.0.1:5433", value_name = "ADDRESS")]
+    postgres: SocketAddr,
 }
 
 /// Runs the demo.
@@ -67,7 +72,7 @@ pub async fn run(options: Options) -> Result<()> {
     let fleet = Fleet::new(options.seed, shape, start);
     let broker = EmbeddedBroker::start(&TOPICS.map(|topic| (topic, 1)))?;
     let folder = Folder::of(options.data.as_deref())?;
-    let loaded = config::load(None, environment(&broker, &folder, &options.listen, &fleet).into_iter())?;
+    let loaded = config::load(None, environment(&broker, &folder, &options, &fleet).into_iter())?;
     let settings = Settings::of(&loaded)?;
 
     let account = Arc::new(Mutex::new(Account::new(start)));
@@ -100,7 +105,7 @@ pub async fn run(options: Options) -> Result<()> {
     };
     let served = {
         let screen = screen.clone();
-        let bound = Box::new(move |address| screen.serving(address));
+        let bound = Box::new(move |bound: &Bound| screen.serving(bound.address(), bound.postgres()));
         service::run(settings, Telemetry::default(), Hooks { on_tick, bound, reread: None }, shutdown).await
     };
     ended.store(true, Ordering::SeqCst);
@@ -148,8 +153,16 @@ impl Drop for Folder {
     }
 }
 
+/// Returns an address to listen on: the one that is wished, or where it is taken one with another port.
+fn free(wished: SocketAddr) -> SocketAddr {
+    match std::net::TcpListener::bind(wished) {
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => SocketAddr::new(wished.ip(), 0),
+        _ => wished,
+    }
+}
+
 /// The demo's configuration, said the way a user would say it in the environment.
-fn environment(broker: &EmbeddedBroker, folder: &Folder, listen: &str, fleet: &Fleet) -> Vec<(String, String)> {
+fn environment(broker: &EmbeddedBroker, folder: &Folder, options: &Options, fleet: &Fleet) -> Vec<(String, String)> {
     let inputs = [
         (fleet::METRICS, "json_metrics"),
         (fleet::EVENTS, "json_events"),
@@ -172,7 +185,8 @@ fn environment(broker: &EmbeddedBroker, folder: &Folder, listen: &str, fleet: &F
     vec![
         set("KAFKA__BROKERS", broker.bootstrap_servers().to_owned()),
         set("STORE__URL", folder.path.display().to_string()),
-        set("SERVE__LISTEN", listen.to_owned()),
+        set("SERVE__LISTEN", options.listen.clone()),
+        set("SERVE__POSTGRES", free(options.postgres).to_string()),
         set("INPUTS", format!("[{}]", inputs.join(", "))),
         set("SCALING", format!("[{}]", scaling.join(", "))),
         // The fleet's time is its own: it may be years from ours.

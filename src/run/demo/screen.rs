@@ -38,9 +38,13 @@ impl Screen {
         }
     }
 
-    pub fn serving(&self, address: SocketAddr) {
+    pub fn serving(&self, address: SocketAddr, postgres: Option<SocketAddr>) {
         self.say(&format!("\n  metrics   http://{address}/metrics"));
         self.say(&format!("  page      http://{address}/"));
+        if let Some(postgres) = postgres {
+            let (host, port) = (postgres.ip(), postgres.port());
+            self.say(&format!("  psql      psql -h {host} -p {port} bellwether"));
+        }
         self.say(&format!(
             "  sql       bellwether sql --url http://{address} \"SELECT * FROM service_latency_1m ORDER BY window_end DESC LIMIT 6\"\n"
         ));

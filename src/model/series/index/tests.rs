@@ -29,9 +29,8 @@ fn series_are_found_by_name_and_labels() {
     assert_eq!(rows(&index, "host", "z"), [0; 0]);
     assert!(index.values("rack").is_none());
     assert_eq!(index.labels().map(|(label, _)| label).collect::<Vec<_>>(), [NAME, "cpu", "host", "zone"]);
-    let mut up = Rows::none(3);
-    up.extend(&rows(&index, NAME, "up"));
-    assert_eq!(index.label_names(&up).into_iter().collect::<Vec<_>>(), ["host", "zone"]);
+    let up = Alike { kind: Kind::default(), unit: "", label_names: BTreeSet::from(["host", "zone"]), series: 2 };
+    assert_eq!(index.alike(&rows(&index, NAME, "up")), [up]);
     assert_eq!(index.find(SeriesId(7)), Some(1));
     assert_eq!(index.first_seen(2), Some(EventTime::from_micros(2)));
 }
