@@ -9,6 +9,7 @@ mod labels;
 pub mod latest;
 pub mod logs;
 mod process;
+mod samples;
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use prometheus_client::registry::Registry;
 
 use instruments::{Broker, Decisions, Http, Input, Queues, Reloads, Sql, Stages, Store, Views};
 use latest::Latest;
+pub use samples::Sample;
 
 /// What every metric of ours begins with; those of the process keep the names that all exporters share.
 const PREFIX: &str = "bellwether";

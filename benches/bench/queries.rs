@@ -230,7 +230,7 @@ fn ask(fleet: &Fleet, folder: &Path, runtime: &Runtime, questions: &[Question], 
     let store = runtime.block_on(fleet.stored(folder))?;
     let rows = fleet.series() as i64 * (fleet.span / fleet.step);
     println!("{} series, {rows} samples in {}", fleet.series(), folder.display());
-    let engine = tables::engine(QuerySettings::default(), store)?;
+    let engine = tables::engine(QuerySettings::default(), store, Vec::new())?;
     let indexed = once(|| answer(&engine, runtime, "SELECT count(*) FROM series WHERE name = 'none'"))?.1;
     results.add(&format!("{}/index", prefix(questions)), "ms", vec![indexed.wall_seconds * 1e3]);
     let counted = answer(&engine, runtime, "SELECT count(*) FROM samples")?;

@@ -15,7 +15,7 @@ use tracing::debug;
 
 use super::closed_loop::ClosedLoop;
 use super::effects::{self, Topics};
-use super::incoming::{Incoming, Unreadable};
+use super::incoming::{Incoming, Tally, Unreadable};
 use super::partition::{DoneBefore, Finder, Held, HeldPartition, Partition, Partitions, StoredAs};
 use crate::ingest::{Bounds, Decoder, Feeds, Format, Record};
 use crate::kafka::sink::Outgoing;
@@ -252,7 +252,7 @@ impl Core {
     pub fn ingest<M: Incoming>(&mut self, batch: impl Iterator<Item = M>, bounds: Bounds) -> Result<()> {
         {
             let _decode = self.telemetry.stages.time(Stage::Decode);
-            let mut tally = vec![(0u64, 0u64); self.inputs.len()];
+            let mut tally = vec![Tally::default(); self.inputs.len()];
             let mut finder = Finder::default();
             for message in batch {
                 // A partition given up since the record was fetched: its new owner reads it.
@@ -266,14 +266,13 @@ impl Core {
         self.hand_over(Paths::BOTH)
     }
 
-    fn decode(&mut self, at: usize, message: &impl Incoming, bounds: Bounds, tally: &mut [(u64, u64)]) {
+    fn decode(&mut self, at: usize, message: &impl Incoming, bounds: Bounds, tally: &mut [Tally]) {
         let Some(partition) = self.partitions.get_mut(at) else { return };
         let offset = message.offset();
         partition.next = offset + 1;
-        if let Some((records, bytes)) = tally.get_mut(partition.input) {
-            *records += 1;
-            *bytes += message.value().map_or(0, <[u8]>::len) as u64;
-        }
+        let tally = &mut tally[partition.input];
+        tally.records += 1;
+        tally.bytes += message.value().map_or(0, <[u8]>::len) as u64;
         let Some(value) = message.value() else {
             debug!(topic = &*partition.key.0, offset, "tombstone skipped");
             // The store moves past it all the same, else it would look like a record that was deleted unread.
@@ -289,6 +288,7 @@ impl Core {
         let before = (self.decoded.samples.len(), self.decoded.events.len());
         match decoder.decode(&record, bounds, &mut self.interner, &mut self.decoded) {
             Ok(()) => {
+                tally.decoded += 1;
                 let samples = self.decoded.samples.ts[before.0..].iter().copied().map(EventTime::from_micros);
                 let events = self.decoded.events[before.1..].iter().map(|event| event.ts);
                 partition.newest = samples.chain(events).chain(partition.newest).max();
@@ -339,9 +339,9 @@ impl Core {
         }
     }
 
-    fn count(&self, tally: &[(u64, u64)]) {
-        for (input, (records, bytes)) in self.inputs.iter().zip(tally).filter(|(_, (records, _))| *records > 0) {
-            self.telemetry.input.consumed(&input.topic, *records, *bytes);
+    fn count(&self, tally: &[Tally]) {
+        for (input, tally) in self.inputs.iter().zip(tally).filter(|(_, tally)| tally.records > 0) {
+            tally.tell(&self.telemetry.input, &input.topic);
         }
         self.telemetry.input.set_series(self.interner.len());
     }

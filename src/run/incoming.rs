@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::kafka::batch::{Batch, Message};
 use crate::stream::watermark::PartitionKey;
+use crate::telemetry::instruments::Input;
 
 /// A record as it arrives: from Kafka, or from memory where the path is measured or simulated without it.
 pub trait Incoming {
@@ -16,6 +17,22 @@ pub trait Incoming {
     /// None is a tombstone.
     fn value(&self) -> Option<&[u8]>;
     fn headers(&self) -> Vec<(&str, Option<&[u8]>)>;
+}
+
+/// What records of one input there were in a batch.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    pub records: u64,
+    /// Of these, those that were decoded in full.
+    pub decoded: u64,
+    pub bytes: u64,
+}
+
+impl Tally {
+    pub fn tell(self, counters: &Input, input: &str) {
+        counters.consumed(input, self.records, self.bytes);
+        counters.decoded(input, self.decoded);
+    }
 }
 
 /// Records that arrive together.

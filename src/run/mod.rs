@@ -1,5 +1,6 @@
 //! The composition root: reads the command line, builds the rooms, wires them, and shuts them down in order.
 
+mod about;
 mod admission;
 mod check;
 mod client;

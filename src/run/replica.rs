@@ -22,7 +22,7 @@ pub async fn run(config: &Config) -> Result<()> {
     warn_of_openness(&serve, config.serve.users.as_ref().map(std::path::Path::new));
     let bound = Bound::bind(&serve).await?;
     let store = Arc::new(Store::inspect(&settings::store(config)).await?);
-    let query = Arc::new(tables::engine(settings::query(config), store.clone())?);
+    let query = Arc::new(tables::engine(settings::query(config), store.clone(), Vec::new())?);
     let admission = Admission::new(query.clone(), users)?;
     let api = Api {
         query,

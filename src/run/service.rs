@@ -23,7 +23,7 @@ use super::partition::Held;
 use super::reload::{self, Reloader, Reread};
 use super::rules::Rules;
 use super::settings::Settings;
-use super::{clock, conductor, dimensions, instances, resume, tables, upkeep};
+use super::{about, clock, conductor, dimensions, instances, resume, tables, upkeep};
 use crate::ingest::Decoder;
 use crate::kafka::source::Source;
 use crate::query::Engine as QueryEngine;
@@ -105,7 +105,7 @@ pub async fn run(
     let listener = Bound::bind(&settings.serve).await?;
     let engine = engine(&settings).await?;
     let store = Arc::new(Store::open(&settings.store, table_specs(&engine)).await?);
-    let query = Arc::new(tables::engine(settings.query.clone(), store.clone())?);
+    let query = Arc::new(tables::engine(settings.query.clone(), store.clone(), about::tables(&telemetry)?)?);
     warn_of_openness(&settings.serve, settings.users.as_deref());
     let admission = Admission::new(query.clone(), settings.users.clone())?;
     let board = Board::default();

@@ -113,7 +113,7 @@ impl Source {
             return Ok(Source::Service(url.map_or_else(default_url, Ok)?));
         };
         let settings = store::Settings { url: folder.to_owned(), ..store::Settings::default() };
-        let engine = tables::engine(Settings::default(), Arc::new(Store::inspect(&settings).await?))?;
+        let engine = tables::engine(Settings::default(), Arc::new(Store::inspect(&settings).await?), Vec::new())?;
         Ok(Source::Folder { name: folder.to_owned(), engine })
     }
 

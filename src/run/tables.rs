@@ -17,8 +17,8 @@ use crate::store::{Store, columns};
 const METRICS_VIEW: &str = "SELECT s.ts, r.name, r.labels, s.value, r.kind, r.unit, s.series_id \
                             FROM samples s JOIN series r ON s.series_id = r.series_id";
 
-/// Makes the engine that answers from a store.
-pub fn engine(settings: Settings, store: Arc<Store>) -> Result<Engine> {
+/// Makes the engine that answers from a store. `about`: tables of the schema `system` beside what the store says of itself.
+pub fn engine(settings: Settings, store: Arc<Store>, about: Vec<SystemTable>) -> Result<Engine> {
     let has_metrics = ["samples", "series"].iter().all(|table| store.schema(table).is_ok());
     let views = has_metrics.then(|| ("metrics".to_owned(), METRICS_VIEW.to_owned())).into_iter().collect();
     let pin: Pin = Arc::new(move || {
@@ -28,7 +28,7 @@ pub fn engine(settings: Settings, store: Arc<Store>) -> Result<Engine> {
         Pinned {
             tables: store.pin(),
             series: has_metrics.then_some(series.boxed()),
-            system: vec![files(store.clone())],
+            system: about.iter().cloned().chain([files(store.clone())]).collect(),
         }
     });
     Ok(Engine::new(settings, pin, views)?)

@@ -17,7 +17,7 @@ use crate::surfaces::{Server, Surface};
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_statement_answers_as_written() {
     let fed = store().await;
-    let engine = Arc::new(tables::engine(fed.settings.query.clone(), fed.store.clone()).unwrap());
+    let engine = Arc::new(tables::engine(fed.settings.query.clone(), fed.store.clone(), Vec::new()).unwrap());
     let server = Server::start(engine).await;
     let (mut statements, mut wrong) = (0, Vec::new());
     let files = files();
@@ -53,7 +53,7 @@ fn is_as_written(_: Normalizer, answered: &[Vec<String>], written: &[String]) ->
 #[tokio::test]
 async fn the_examples_of_the_page_answer_as_written() {
     let fed = store().await;
-    let engine = tables::engine(fed.settings.query.clone(), fed.store.clone()).unwrap();
+    let engine = tables::engine(fed.settings.query.clone(), fed.store.clone(), Vec::new()).unwrap();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/queries.md");
     let page = std::fs::read_to_string(&path).unwrap();
     let (mut anew, mut examples, mut rest) = (String::new(), 0, page.as_str());

@@ -277,6 +277,8 @@ def check_scrape(bellwether, work, verdicts):
     verdicts.add("/metrics speaks OpenMetrics", status == 200 and open_page.endswith(b"# EOF\n"), f"{len(open_page)} bytes")
     status, answer = bellwether.get("/readyz")
     verdicts.add("/readyz says ready", status == 200, f"{status} {answer[:200]!r}")
+    status, answer = bellwether.sql("SELECT i.inputs, i.decoded > 0 AND i.decoded + i.rejected <= i.records, l.records >= 0 FROM (SELECT count(*) AS inputs, sum(records) AS records, sum(decoded) AS decoded, sum(rejected) AS rejected FROM system.inputs) i, (SELECT sum(records) AS records FROM system.lag) l")
+    verdicts.add("system.inputs and system.lag tell how far it is", status == 200 and answer.decode().splitlines()[1].endswith(",true,true"), answer.decode()[:200])
     port = service.free_port()
     (work / "prometheus.yml").write_text(
         "global: {scrape_interval: 1s}\nscrape_configs:\n- job_name: bellwether\n"

@@ -6,7 +6,7 @@ use anyhow::Result;
 use super::{Core, source_of};
 use crate::ingest::Bounds;
 use crate::model::time::EventTime;
-use crate::run::incoming::Incoming;
+use crate::run::incoming::{Incoming, Tally};
 use crate::run::partition::Finder;
 use crate::stream::Source;
 use crate::stream::partial::Increment;
@@ -27,7 +27,7 @@ impl Core {
     /// Takes in a batch of records, each accepted whole or refused whole. Partition by partition, as each has its own word
     /// on what is late; and apart where one path has dealt with records before and the other has not.
     pub fn gather<M: Incoming>(&mut self, batch: impl Iterator<Item = M>, bounds: Bounds) -> Result<()> {
-        let mut tally = vec![(0u64, 0u64); self.inputs.len()];
+        let mut tally = vec![Tally::default(); self.inputs.len()];
         let (mut finder, mut in_hand) = (Finder::default(), None);
         let mut decoding = None;
         for message in batch {
