@@ -82,6 +82,11 @@ impl User {
         })
     }
 
+    /// Returns what one answer of theirs may take.
+    pub fn memory_bytes_max(&self) -> usize {
+        self.limits.memory_bytes_max
+    }
+
     /// Returns whether they may read a table.
     pub fn may_read(&self, schema: &str, table: &str) -> bool {
         let Some(tables) = &self.tables else { return true };

@@ -58,13 +58,15 @@ pub struct Engine {
     planner: Arc<Planner>,
     settings: Settings,
     permits: Arc<Semaphore>,
+    /// Of statements that are only described.
+    describing: Semaphore,
     /// Whoever asks where nobody in particular is known.
     everyone: Arc<User>,
     runtime: Option<Runtime>,
 }
 
 /// One statement, with what stands for its `$1`, `$2`, …
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Question {
     pub sql: String,
     pub types: Types,
@@ -129,7 +131,7 @@ impl Engine {
         let planner = Planner::new(settings.clone(), threads, pin, views)?;
         // A query that computes without a pause keeps as many threads as there are cores; more than can run at once, with
         // one to spare, so that those that come after are at least planned, and refused or ended in time.
-        let workers = threads.saturating_mul(settings.concurrency_max).clamp(threads, THREADS_MAX) + 1;
+        let workers = threads.saturating_mul(settings.concurrency_max).min(THREADS_MAX).max(threads) + 1;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(workers)
             .on_thread_start(step_back)
@@ -142,6 +144,7 @@ impl Engine {
         Ok(Engine {
             everyone: Arc::new(User::new(nobody, &settings, planner.environment())?),
             planner: Arc::new(planner),
+            describing: Semaphore::new(threads),
             permits: Arc::new(Semaphore::new(settings.concurrency_max.clamp(1, Semaphore::MAX_PERMITS))),
             settings,
             runtime: Some(runtime),
@@ -183,6 +186,7 @@ impl Engine {
         };
         let Begun { schema, answer, deadline, task } =
             begun.inspect_err(|error| ticket.ended(Outcome::Failed(error)))?;
+        ticket.ends(task.0.clone());
         let feed = Feed { answer, deadline, timeout, ticket, _task: task };
         let stream = Box::pin(RecordBatchStreamAdapter::new(schema.clone(), stream::unfold(Some(feed), Feed::next)));
         Ok(Answer { schema, stream, memory_bytes_max: limits.memory_bytes_max })
@@ -190,9 +194,24 @@ impl Engine {
 
     /// Says what a statement answers with, without running it.
     pub async fn describe(&self, asker: &Asker, question: Question) -> Result<Described, QueryError> {
+        let described = self.try_describe(asker, &question).await;
+        if let Err(error) = &described {
+            // One that is refused here never runs, and is to be heard of all the same.
+            self.planner.running.begin(asker, &question.sql).ended(Outcome::Failed(error));
+        }
+        described
+    }
+
+    async fn try_describe(&self, asker: &Asker, question: &Question) -> Result<Described, QueryError> {
         let timeout = asker.user.limits.timeout;
+        let _turn = match tokio::time::timeout(timeout, self.describing.acquire()).await {
+            Ok(turn) => turn.map_err(|_closed| QueryError::Lost)?,
+            Err(_elapsed) => {
+                return Err(QueryError::Busy { max: self.describing.available_permits(), waited: timeout });
+            }
+        };
         let Some(runtime) = &self.runtime else { return Err(QueryError::Lost) };
-        let (planner, asker) = (self.planner.clone(), asker.clone());
+        let (planner, asker, question) = (self.planner.clone(), asker.clone(), question.clone());
         // Planning may take long, and much of the stack: not on a thread that serves connections.
         let mut task = runtime.spawn(async move { planner.describe(&asker, &question).await });
         let _abort = AbortOnDrop(task.abort_handle());
@@ -345,8 +364,10 @@ impl Feed {
     async fn next(feed: Option<Feed>) -> Option<(Result<RecordBatch, DataFusionError>, Option<Feed>)> {
         let mut feed = feed?;
         let message = tokio::select! {
-            message = timeout_at(feed.deadline, feed.answer.recv()) => message,
+            // A query that is ended has its channel closed, too: why is said first.
+            biased;
             () = feed.ticket.killed() => Ok(Some(Message::Failed(QueryError::Killed))),
+            message = timeout_at(feed.deadline, feed.answer.recv()) => message,
         };
         let failed = match message {
             Ok(Some(Message::Batch(batch))) => {

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
+use arrow::datatypes::SchemaRef;
 use datafusion::common::DataFusionError;
 use datafusion::dataframe::DataFrame;
 use datafusion::execution::context::SQLOptions;
@@ -15,8 +16,10 @@ use datafusion::execution::memory_pool::{GreedyMemoryPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder};
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::parser::Statement;
+use futures::StreamExt as _;
 
 use super::access::User;
 use super::catalog::{self, Catalog, Pin};
@@ -56,7 +59,7 @@ pub(super) struct View {
 }
 
 /// What a statement reads.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Reads {
     /// The names of tables and views.
     pub tables: BTreeSet<String>,
@@ -85,11 +88,13 @@ impl Planner {
         if let Some(parameters) = parameters {
             plan = plan.replace_params_with_values(&parameters).map_err(|source| QueryError::Plan { source })?;
         }
-        let frame = DataFrame::new(state, plan);
-        frame.execute_stream().await.map_err(|source| match source.find_root() {
-            DataFusionError::Plan(_) | DataFusionError::SchemaError(..) => QueryError::Plan { source },
-            _ => QueryError::of_execution(source, asker.user.limits.memory_bytes_max),
-        })
+        let described = plan.schema().inner().clone();
+        let stream =
+            DataFrame::new(state.clone(), plan).execute_stream().await.map_err(|source| match source.find_root() {
+                DataFusionError::Plan(_) | DataFusionError::SchemaError(..) => QueryError::Plan { source },
+                _ => QueryError::of_execution(source, asker.user.limits.memory_bytes_max),
+            })?;
+        Ok(as_described(stream, described, state))
     }
 
     /// Plans a statement, and says what it takes and what it answers with.
@@ -113,6 +118,7 @@ impl Planner {
         let base =
             SessionStateBuilder::new_from_existing(base).with_runtime_env(asker.user.environment.clone()).build();
         let mut reads = Reads::of(&self.base, &statement).map_err(|source| QueryError::Plan { source })?;
+        let named = reads.clone();
         // A view reads only views before it.
         for view in self.views.iter().rev() {
             if reads.tables.contains(&view.name) {
@@ -126,8 +132,8 @@ impl Planner {
         let plan = match state.statement_to_plan(statement).await {
             Ok(plan) => plan,
             Err(source) => {
-                let unknown = forbidden_table(&reads, &catalog, &asker.user)
-                    .or_else(|| unknown_table(&reads, &catalog, &asker.user))
+                let unknown = forbidden_table(&named, &catalog, &asker.user)
+                    .or_else(|| unknown_table(&named, &catalog, &asker.user))
                     .or_else(|| unknown_function(&source, &self.base));
                 return Err(unknown.unwrap_or(QueryError::Plan { source }));
             }
@@ -140,6 +146,23 @@ impl Planner {
             .map_err(|_| QueryError::Refused { kind: statement::WRITES_INSIDE.to_owned() })?;
         Ok((state, plan))
     }
+}
+
+/// Gives an answer the schema that it was described with: what runs may know more, such as that there is no NULL, and clients
+/// that were told otherwise refuse it. The state lasts as long as the answer: the system catalog looks into it on the way.
+fn as_described(
+    stream: SendableRecordBatchStream,
+    described: SchemaRef,
+    state: SessionState,
+) -> SendableRecordBatchStream {
+    let is_other = stream.schema() != described && described.contains(&stream.schema());
+    let schema = if is_other { described } else { stream.schema() };
+    let told = schema.clone();
+    let rows = stream.map(move |batch| {
+        let _lasting = &state;
+        if is_other { Ok(batch?.with_schema(told.clone())?) } else { batch }
+    });
+    Box::pin(RecordBatchStreamAdapter::new(schema, rows))
 }
 
 impl View {

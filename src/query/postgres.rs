@@ -2,7 +2,7 @@
 //! about the session.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
 
 use arrow::array::StringArray;
 use arrow::datatypes::DataType;
@@ -18,7 +18,7 @@ use datafusion_pg_catalog::pg_catalog::{PgCatalogSchemaProvider, PgCatalogStatic
 use datafusion_pg_catalog::setup_pg_catalog;
 use datafusion_pg_catalog::sql::PostgresCompatibilityParser;
 
-use super::catalog::NAME;
+use super::catalog::{INFORMATION_SCHEMA, NAME};
 use super::error::QueryError;
 use super::statement;
 
@@ -28,26 +28,26 @@ pub const PG_CATALOG: &str = "pg_catalog";
 /// The release of Postgres whose ways are followed; clients choose by it what they ask of the catalog.
 pub const VERSION: &str = "16.6";
 
-/// Words, beside those that begin with `pg_`, by which a statement is known to be about the server.
-const OF_THE_SERVER: [&str; 17] = [
-    "information_schema",
+/// Functions of the server, beside those that begin with `pg_`.
+const FUNCTIONS: [&str; 14] = [
     "current_setting",
     "current_schema",
     "current_schemas",
     "current_database",
-    "current_catalog",
-    "current_user",
     "session_user",
     "version",
-    "regclass",
-    "regtype",
-    "regproc",
     "format_type",
     "quote_ident",
     "has_schema_privilege",
     "has_table_privilege",
     "has_database_privilege",
+    "has_any_column_privilege",
+    "obj_description",
+    "col_description",
 ];
+
+/// What Postgres calls functions without parentheses.
+const WORDS: [&str; 5] = ["current_user", "session_user", "current_catalog", "current_schema", "current_role"];
 
 /// Plans statements about the server.
 pub(super) struct Postgres {
@@ -84,15 +84,10 @@ impl Postgres {
 
     /// Reads a statement about the server; none where it is about the data, and is read as from anywhere else.
     pub fn parse(&self, sql: &str, bytes_max: usize) -> Result<Option<Statement>, QueryError> {
-        let tokens = statement::bounded_tokens(sql, bytes_max)?;
-        let is_of_server = |token: &Token| match token {
-            Token::Word(word) => {
-                let word = word.value.to_ascii_lowercase();
-                word.starts_with("pg_") || OF_THE_SERVER.contains(&word.as_str())
-            }
-            _ => false,
-        };
-        if !tokens.iter().any(|token| is_of_server(&token.token)) {
+        let mut tokens: Vec<Token> =
+            statement::bounded_tokens(sql, bytes_max)?.into_iter().map(|one| one.token).collect();
+        tokens.retain(|token| !matches!(token, Token::Whitespace(_)));
+        if !(0..tokens.len()).any(|at| is_of_server(&tokens, at)) {
             return Ok(None);
         }
         let statements = self.parser.parse(sql).map_err(statement::sql_error);
@@ -101,10 +96,30 @@ impl Postgres {
     }
 }
 
+/// Returns whether a word shows that its statement is about the server: a statement about the data is not to be rewritten,
+/// whatever its columns and metrics are called.
+fn is_of_server(tokens: &[Token], at: usize) -> bool {
+    let Some(Token::Word(word)) = tokens.get(at) else { return false };
+    let (before, after) = (at.checked_sub(1).and_then(|before| tokens.get(before)), tokens.get(at + 1));
+    let name = word.value.to_ascii_lowercase();
+    let is_pg = name.starts_with("pg_");
+    match (before, after) {
+        (_, Some(Token::Period)) => name == PG_CATALOG || name == INFORMATION_SCHEMA,
+        (Some(Token::Period), _) => false,
+        (_, Some(Token::LParen)) => is_pg || FUNCTIONS.contains(&name.as_str()),
+        (Some(Token::DoubleColon), _) => name.starts_with("reg"),
+        (Some(Token::Word(from)), _) if ["from", "join"].iter().any(|word| from.value.eq_ignore_ascii_case(word)) => {
+            is_pg
+        }
+        (Some(Token::Comma), _) if is_pg => true,
+        _ => word.quote_style.is_none() && WORDS.contains(&name.as_str()),
+    }
+}
+
 /// The numbers by which one user's clients know the tables: the same for all their queries.
 #[derive(Default)]
 pub(super) struct Relations {
-    latest: Arc<Latest>,
+    running: Arc<Running>,
     schema: OnceLock<Arc<dyn SchemaProvider>>,
 }
 
@@ -115,27 +130,30 @@ impl fmt::Debug for Relations {
 }
 
 impl Relations {
-    /// Returns the system catalog of what is there now.
-    pub fn schema(
-        &self,
-        postgres: &Postgres,
-        now: Arc<dyn CatalogProvider>,
-    ) -> Result<Arc<dyn SchemaProvider>, DataFusionError> {
-        *self.latest.0.write().unwrap_or_else(PoisonError::into_inner) = Some(now);
+    /// Has the system catalog show what is there now, for as long as it is there.
+    pub fn show(&self, now: Weak<dyn CatalogProvider>) {
+        let mut running = self.running.0.write().unwrap_or_else(PoisonError::into_inner);
+        running.retain(|catalog| catalog.strong_count() > 0);
+        running.push(now);
+    }
+
+    /// Returns the system catalog.
+    pub fn schema(&self, postgres: &Postgres) -> Result<Arc<dyn SchemaProvider>, DataFusionError> {
         if let Some(schema) = self.schema.get() {
             return Ok(schema.clone());
         }
-        let list: Arc<dyn CatalogProviderList> = self.latest.clone();
+        let list: Arc<dyn CatalogProviderList> = self.running.clone();
         let schema = PgCatalogSchemaProvider::try_new(list, postgres.tables.clone(), EmptyContextProvider)?;
         Ok(self.schema.get_or_init(|| Arc::new(schema)).clone())
     }
 }
 
-/// The catalog of whichever query asked last: the system catalog, which outlives queries, shows what it holds.
+/// The catalogs of the queries that run: the system catalog, which outlives them, shows what the newest holds. Rows are held
+/// by the queries alone.
 #[derive(Debug, Default)]
-struct Latest(RwLock<Option<Arc<dyn CatalogProvider>>>);
+struct Running(RwLock<Vec<Weak<dyn CatalogProvider>>>);
 
-impl CatalogProviderList for Latest {
+impl CatalogProviderList for Running {
     fn register_catalog(&self, _: String, _: Arc<dyn CatalogProvider>) -> Option<Arc<dyn CatalogProvider>> {
         None
     }
@@ -145,7 +163,8 @@ impl CatalogProviderList for Latest {
     }
 
     fn catalog(&self, name: &str) -> Option<Arc<dyn CatalogProvider>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone().filter(|_| name == NAME)
+        let running = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        running.iter().rev().filter(|_| name == NAME).find_map(Weak::upgrade)
     }
 }
 
@@ -224,6 +243,10 @@ pub enum Command {
     Show {
         name: String,
     },
+    /// Takes back what was set; everything where no name is said.
+    Reset {
+        name: Option<String>,
+    },
     Begin,
     Commit,
     Rollback,
@@ -261,8 +284,8 @@ impl Command {
             "ROLLBACK" | "ABORT" => Command::Rollback,
             "SAVEPOINT" => Command::Nothing("SAVEPOINT"),
             "RELEASE" => Command::Nothing("RELEASE"),
-            "RESET" => Command::Nothing("RESET"),
-            "DISCARD" => Command::Nothing("DISCARD ALL"),
+            "RESET" => Command::Reset { name: rest.first().filter(|name| !name.eq_ignore_ascii_case("all")).cloned() },
+            "DISCARD" => Command::Reset { name: None },
             "DEALLOCATE" => Command::Nothing("DEALLOCATE"),
             "CLOSE" => Command::Nothing("CLOSE CURSOR"),
             "LISTEN" => Command::Nothing("LISTEN"),
@@ -274,9 +297,10 @@ impl Command {
 
 fn set(words: &[String]) -> Command {
     let is = |at: usize, word: &str| words.get(at).is_some_and(|one| one.eq_ignore_ascii_case(word));
-    let words = if is(0, "session") && !is(1, "characteristics") || is(0, "local") { &words[1..] } else { words };
+    let words = if is(0, "session") && !is(1, "characteristics") { &words[1..] } else { words };
     let is = |at: usize, word: &str| words.get(at).is_some_and(|one| one.eq_ignore_ascii_case(word));
-    if is(0, "transaction") || is(0, "session") || is(0, "constraints") {
+    // What is set for a transaction alone would end with it, and there are none.
+    if is(0, "transaction") || is(0, "session") || is(0, "constraints") || is(0, "local") {
         return Command::Nothing("SET");
     }
     let (name, value) = if is(0, "time") && is(1, "zone") {
@@ -297,14 +321,15 @@ fn words(tokens: Vec<TokenWithSpan>) -> Vec<String> {
             Token::SingleQuotedString(text) | Token::Number(text, _) => text,
             Token::Eq => "=".to_owned(),
             Token::Period => ".".to_owned(),
+            Token::Minus => "-".to_owned(),
             _ => continue,
         };
-        let is_dot = word == ".";
+        let (is_dot, is_minus) = (word == ".", word == "-");
         match words.last_mut() {
             Some(last) if is_dot || goes_on => last.push_str(&word),
             _ => words.push(word),
         }
-        goes_on = is_dot;
+        goes_on = is_dot || is_minus;
     }
     words
 }
@@ -334,10 +359,41 @@ mod tests {
             ("START TRANSACTION", Command::Begin),
             ("ROLLBACK TO SAVEPOINT a", Command::Nothing("ROLLBACK")),
             ("rollback", Command::Rollback),
-            ("DISCARD ALL", Command::Nothing("DISCARD ALL")),
+            ("DISCARD ALL", Command::Reset { name: None }),
+            ("RESET statement_timeout", Command::Reset { name: Some("statement_timeout".to_owned()) }),
+            ("SET LOCAL statement_timeout = 5", Command::Nothing("SET")),
+            ("SET statement_timeout = -1", set("statement_timeout", "-1")),
         ];
         for (sql, expected) in cases {
             assert_eq!(Command::of(sql), expected, "{sql}");
+        }
+    }
+
+    #[test]
+    fn what_is_about_the_data_is_told_from_what_is_about_the_server() {
+        let is_of_server = |sql: &str| {
+            let tokens = statement::tokens(sql).unwrap().into_iter().map(|one| one.token);
+            let tokens: Vec<Token> = tokens.filter(|token| !matches!(token, Token::Whitespace(_))).collect();
+            (0..tokens.len()).any(|at| super::is_of_server(&tokens, at))
+        };
+        for sql in [
+            "SELECT * FROM pg_catalog.pg_class",
+            "SELECT 1 FROM a, pg_class c",
+            "SELECT 1 FROM x JOIN pg_type t ON true",
+            "SELECT version()",
+            "SELECT current_user",
+            "SELECT 'a'::regclass",
+            "SELECT count(*) FROM information_schema.tables",
+        ] {
+            assert!(is_of_server(sql), "{sql}");
+        }
+        for sql in [
+            "SELECT version FROM metric.build_info",
+            "SELECT * FROM metric.pg_up",
+            "SELECT b.version, b.pg_up FROM t b",
+            "SELECT 'pg_catalog.pg_class', \"current_user\" FROM t",
+        ] {
+            assert!(!is_of_server(sql), "{sql}");
         }
     }
 }

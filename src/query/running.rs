@@ -11,6 +11,7 @@ use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray}
 use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::logical_expr::Expr;
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tracing::info;
 
@@ -88,6 +89,17 @@ struct Entry {
     since: Instant,
     rows: Arc<AtomicU64>,
     kill: watch::Sender<bool>,
+    /// What computes its answer, once it is planned.
+    task: Option<AbortHandle>,
+}
+
+impl Entry {
+    /// Ends it, also where nobody reads its answer.
+    fn end(&self) -> bool {
+        self.task.as_ref().inspect(|task| task.abort());
+        self.kill.send_replace(true);
+        true
+    }
 }
 
 impl Running {
@@ -107,7 +119,7 @@ impl Running {
         let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let (kill, killed) = watch::channel(false);
         let (since, rows) = (Instant::now(), Arc::new(AtomicU64::new(0)));
-        let entry = Entry { asker: asker.clone(), sql: sql.to_owned(), since, rows: rows.clone(), kill };
+        let entry = Entry { asker: asker.clone(), sql: sql.to_owned(), since, rows: rows.clone(), kill, task: None };
         self.queries().insert(id, entry);
         self.tell(Change::Began);
         Ticket { running: self.clone(), id, rows, killed, has_ended: false }
@@ -117,7 +129,7 @@ impl Running {
     pub fn kill(&self, id: u64, by: &User) -> bool {
         let queries = self.queries();
         let query = queries.get(&id).filter(|query| by.is_admin || query.asker.user.name == by.name);
-        query.is_some_and(|query| query.kill.send(true).is_ok())
+        query.is_some_and(Entry::end)
     }
 
     /// Returns how many of a surface run.
@@ -129,7 +141,7 @@ impl Running {
     pub fn kill_session(&self, surface: Surface, session: u32) {
         let of_session = |query: &&Entry| query.asker.surface == surface && query.asker.session == Some(session);
         for query in self.queries().values().filter(of_session) {
-            query.kill.send_replace(true);
+            query.end();
         }
     }
 
@@ -191,6 +203,13 @@ pub(super) struct Ticket {
 impl Ticket {
     pub fn count(&self, rows: usize) {
         self.rows.fetch_add(rows as u64, Ordering::Relaxed);
+    }
+
+    /// Tells what computes the answer.
+    pub fn ends(&self, task: AbortHandle) {
+        if let Some(entry) = self.running.queries().get_mut(&self.id) {
+            entry.task = Some(task);
+        }
     }
 
     /// Waits for somebody to end the query.

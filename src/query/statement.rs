@@ -74,9 +74,10 @@ pub(super) fn one_allowed(
 /// Quotes or comments that do not end.
 pub fn split(text: &str) -> Result<Vec<String>, QueryError> {
     let (mut statements, mut start, mut says_something) = (Vec::new(), 0, false);
+    let mut cursor = Cursor { rest: text.char_indices(), at: Location { line: 1, column: 1 } };
     for token in tokens(text)?.into_iter().chain([TokenWithSpan::wrap(Token::EOF)]) {
         let end = match token.token {
-            Token::SemiColon => offset(text, token.span.start),
+            Token::SemiColon => cursor.offset(token.span.start),
             Token::EOF => text.len(),
             Token::Whitespace(_) => continue,
             _ => {
@@ -92,13 +93,25 @@ pub fn split(text: &str) -> Result<Vec<String>, QueryError> {
     Ok(statements)
 }
 
-/// Returns the byte at which a place of the tokenizer's is: lines and characters, both from one.
-fn offset(text: &str, at: Location) -> usize {
-    let line = usize::try_from(at.line).unwrap_or(1).saturating_sub(1);
-    let column = usize::try_from(at.column).unwrap_or(1).saturating_sub(1);
-    let before: usize = text.split_inclusive('\n').take(line).map(str::len).sum();
-    let rest = text.get(before..).unwrap_or_default();
-    before + rest.char_indices().nth(column).map_or(rest.len(), |(at, _)| at)
+/// Goes through a text from one place of the tokenizer's to the next: lines and characters, both from one.
+struct Cursor<'a> {
+    rest: std::str::CharIndices<'a>,
+    at: Location,
+}
+
+impl Cursor<'_> {
+    /// Returns the byte at a place that is not before the one it was at.
+    fn offset(&mut self, of: Location) -> usize {
+        while self.at < of
+            && let Some((_, char)) = self.rest.next()
+        {
+            self.at = match char {
+                '\n' => Location { line: self.at.line + 1, column: 1 },
+                _ => Location { line: self.at.line, column: self.at.column + 1 },
+            };
+        }
+        self.rest.offset()
+    }
 }
 
 /// Tells whether the last statement of a text is ended by a semicolon, whatever space and comments follow.

@@ -82,7 +82,7 @@ fn encrypted(stream: TcpStream, host: &str) -> Result<StreamOwned<ClientConnecti
 fn credentials(base: &Url) -> Result<Option<String>> {
     if !base.username().is_empty() {
         let decoded = |text: &str| {
-            url::form_urlencoded::parse(format!("x={text}").replace('+', "%2B").as_bytes())
+            url::form_urlencoded::parse(format!("x={text}").replace('+', "%2B").replace('&', "%26").as_bytes())
                 .next()
                 .map(|(_, text)| text.into_owned())
                 .unwrap_or_default()

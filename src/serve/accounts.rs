@@ -11,6 +11,7 @@ use base64::alphabet::STANDARD as STANDARD_ALPHABET;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD, URL_SAFE_NO_PAD};
 use ring::hmac;
+use tokio::sync::Semaphore;
 
 use super::scram::{ScramError, Verifier, is_same, random, sha256};
 use crate::query::User;
@@ -18,6 +19,8 @@ use crate::query::User;
 /// How the digest of a token is written in the file of users.
 pub const TOKEN_DIGEST: &str = "SHA-256$";
 const TOKEN_BYTES: usize = 32;
+/// Most passwords that are proved at once.
+const PROOFS_MAX: usize = 2;
 
 /// Base64 with padding or without: Arrow's drivers leave it out.
 const LENIENT: GeneralPurpose = GeneralPurpose::new(
@@ -70,16 +73,9 @@ impl Account {
         Account { user, password, token, proved: OnceLock::new() }
     }
 
-    fn has_password(&self, password: &str) -> bool {
-        let digest = sha256(password.as_bytes());
-        if self.proved.get().is_some_and(|proved| is_same(proved, &digest)) {
-            return true;
-        }
-        let is_right = self.password.as_ref().is_some_and(|verifier| verifier.proves(password));
-        is_right && {
-            self.proved.get_or_init(|| digest);
-            true
-        }
+    /// Returns whether a password is the one that was last found right.
+    fn has_proved(&self, password: &str) -> bool {
+        self.proved.get().is_some_and(|proved| is_same(proved, &sha256(password.as_bytes())))
     }
 }
 
@@ -91,6 +87,8 @@ struct Shared {
     known: RwLock<Arc<Known>>,
     /// Signs what this process hands out.
     key: hmac::Key,
+    /// To prove a password takes a processor for a while, on purpose.
+    proving: Semaphore,
 }
 
 /// Whom a process knows at one time.
@@ -117,7 +115,8 @@ impl Accounts {
     /// Lets everyone in as this user.
     pub fn everyone(user: Arc<User>) -> Result<Accounts, ScramError> {
         let key = hmac::Key::new(hmac::HMAC_SHA256, &random::<TOKEN_BYTES>()?);
-        Ok(Accounts(Arc::new(Shared { known: RwLock::new(Arc::new(Known::Everyone(user))), key })))
+        let known = RwLock::new(Arc::new(Known::Everyone(user)));
+        Ok(Accounts(Arc::new(Shared { known, key, proving: Semaphore::new(PROOFS_MAX) })))
     }
 
     /// Lets in these from now on, and nobody else.
@@ -146,7 +145,7 @@ impl Accounts {
     }
 
     /// Returns who sent a request.
-    pub(super) fn of_request(&self, headers: &HeaderMap) -> Result<Arc<User>, Refused> {
+    pub(super) async fn of_request(&self, headers: &HeaderMap) -> Result<Arc<User>, Refused> {
         let known = self.known();
         let accounts = match &*known {
             Known::Everyone(user) => return Ok(user.clone()),
@@ -160,8 +159,14 @@ impl Accounts {
                 let said = LENIENT.decode(said).ok().and_then(|said| String::from_utf8(said).ok());
                 let said = said.ok_or(Refused::Unknown)?;
                 let (name, password) = said.split_once(':').ok_or(Refused::Unknown)?;
-                let account = accounts.get(name).filter(|account| account.has_password(password));
-                account.map(|account| account.user.clone()).ok_or(Refused::Password)
+                let account = accounts.get(name);
+                if account.is_some_and(|account| account.has_proved(password))
+                    || self.proves(account, name, password).await
+                {
+                    account.map(|account| account.user.clone()).ok_or(Refused::Password)
+                } else {
+                    Err(Refused::Password)
+                }
             }
             "bearer" => {
                 let digest = sha256(said.as_bytes());
@@ -173,7 +178,44 @@ impl Accounts {
         }
     }
 
-    /// Makes a token for somebody who has proved who they are: good until this process ends or their password changes.
+    /// Proves a password, and remembers it where it is right. Of a name that is not known it takes as long to refuse it.
+    async fn proves(&self, account: Option<&Account>, name: &str, password: &str) -> bool {
+        let verifier = account.and_then(|account| account.password.clone());
+        let Ok(verifier) = verifier.map_or_else(|| Verifier::of_nobody(name, &self.0.key), Ok) else { return false };
+        let Ok(_turn) = self.0.proving.acquire().await else { return false };
+        let said = password.to_owned();
+        let is_right = tokio::task::spawn_blocking(move || verifier.proves(&said)).await.unwrap_or(false);
+        if let Some(account) = account.filter(|_| is_right) {
+            account.proved.get_or_init(|| sha256(password.as_bytes()));
+        }
+        is_right
+    }
+
+    /// Returns who somebody is now: what they may do may have changed since they came in, or they may be gone.
+    pub(super) fn as_of_now(&self, user: &User) -> Option<Arc<User>> {
+        match &*self.known() {
+            Known::Everyone(everyone) => Some(everyone.clone()),
+            Known::Accounts(accounts) => accounts.get(&user.name).map(|account| account.user.clone()),
+        }
+    }
+
+    /// Puts a signature behind what is handed to a client, to be known again.
+    pub(super) fn seal(&self, mut what: Vec<u8>) -> Vec<u8> {
+        let signature = hmac::sign(&self.0.key, &what);
+        what.extend_from_slice(signature.as_ref());
+        what
+    }
+
+    /// Returns what was handed to a client by this process; none of what was not.
+    pub(super) fn unseal<'a>(&self, sealed: &'a [u8]) -> Option<&'a [u8]> {
+        let (what, signature) =
+            sealed.split_at_checked(sealed.len().checked_sub(hmac::HMAC_SHA256.digest_algorithm().output_len())?)?;
+        hmac::verify(&self.0.key, what, signature).ok()?;
+        Some(what)
+    }
+
+    /// Makes a token for somebody who has proved who they are: good until this process ends, or their
+    /// password or token changes.
     pub(super) fn pass(&self, user: &User) -> Option<String> {
         let Known::Accounts(accounts) = &*self.known() else { return Some(URL_SAFE_NO_PAD.encode(&user.name)) };
         let account = accounts.get(&user.name)?;
@@ -191,7 +233,8 @@ impl Accounts {
 
     fn said_of(account: &Account) -> String {
         let password = account.password.as_ref().map(Verifier::to_string).unwrap_or_default();
-        format!("{}\n{password}", account.user.name)
+        let token = account.token.map(|token| token.to_string()).unwrap_or_default();
+        format!("{}\n{password}\n{token}", account.user.name)
     }
 
     fn known(&self) -> Arc<Known> {

@@ -217,11 +217,18 @@ impl AsyncWrite for Connection {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        on_wire!(this, cx, poll_flush())
+        match on_wire!(this, cx, poll_flush()) {
+            // TLS takes bytes that the client does not: they wait here.
+            Poll::Pending => this.poll_quiet(cx).map(Err),
+            flushed => flushed,
+        }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        on_wire!(this, cx, poll_shutdown())
+        match on_wire!(this, cx, poll_shutdown()) {
+            Poll::Pending => this.poll_quiet(cx).map(Err),
+            ended => ended,
+        }
     }
 }

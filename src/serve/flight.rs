@@ -3,12 +3,14 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use arrow::array::{Array as _, AsArray as _, RecordBatch, StringArray};
 use arrow::compute::{cast, concat_batches};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::ipc::reader::StreamReader;
+use arrow::ipc::root_as_message;
 use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
 use arrow_flight::decode::FlightRecordBatchStream;
 use arrow_flight::encode::FlightDataEncoderBuilder;
@@ -31,6 +33,7 @@ use axum::extract::ConnectInfo;
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use prost::Message as _;
+use tokio::time::timeout;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::accounts::Accounts;
@@ -40,6 +43,10 @@ use crate::query::{Asker, Described, Engine, QueryError, Question, Surface, User
 
 /// The path under which gRPC calls the service.
 pub(super) const PATH: &str = "/arrow.flight.protocol.FlightService/";
+
+/// Most bytes of a statement's parameters, and how long they may take to arrive.
+const PARAMETERS_BYTES_MAX: usize = 4 << 20;
+const PARAMETERS_TIME_MAX: Duration = Duration::from_secs(10);
 
 type Answered<T> = Result<Response<T>, Status>;
 type Rows = <Flight as FlightService>::DoGetStream;
@@ -58,6 +65,16 @@ impl Flight {
 
     async fn describe<T>(&self, request: &Request<T>, sql: &str) -> Result<Described, Status> {
         self.query.describe(&asker(request)?, sql.into()).await.map_err(refused)
+    }
+
+    /// Returns the statement of a handle. Only what was made here is read: what a client makes up may claim to be of any size.
+    fn prepared(&self, handle: &[u8]) -> Result<Prepared, Status> {
+        let unknown = "the handle is none of a statement that was prepared here since the service was started";
+        Prepared::of(self.accounts.unseal(handle).ok_or_else(|| Status::invalid_argument(unknown))?)
+    }
+
+    fn handle(&self, prepared: &Prepared) -> Result<Bytes, Status> {
+        Ok(self.accounts.seal(prepared.handle().map_err(failed)?).into())
     }
 
     /// Runs a statement and sends its rows as they come.
@@ -107,7 +124,7 @@ struct Handle {
 
 impl Prepared {
     fn of(handle: &[u8]) -> Result<Prepared, Status> {
-        let unknown = |_| Status::invalid_argument("the handle is none of a statement that was prepared here");
+        let unknown = |_| Status::internal("a handle of ours says what it was made of");
         let Handle { sql, parameters } = Handle::decode(handle).map_err(unknown)?;
         let parameters = match parameters.is_empty() {
             true => None,
@@ -118,14 +135,14 @@ impl Prepared {
         Ok(Prepared { sql, parameters })
     }
 
-    fn handle(&self) -> Result<Bytes, ArrowError> {
+    fn handle(&self) -> Result<Vec<u8>, ArrowError> {
         let mut parameters = Vec::new();
         if let Some(row) = &self.parameters {
             let mut writer = StreamWriter::try_new(&mut parameters, row.schema_ref())?;
             writer.write(row)?;
             writer.finish()?;
         }
-        Ok(Handle { sql: self.sql.clone(), parameters: parameters.into() }.encode_to_vec().into())
+        Ok(Handle { sql: self.sql.clone(), parameters: parameters.into() }.encode_to_vec())
     }
 }
 
@@ -155,12 +172,12 @@ impl FlightSqlService for Flight {
     ) -> Answered<FlightInfo> {
         let schema = self.describe(&request, &query.query).await?.schema;
         let prepared = Prepared { sql: query.query, parameters: None };
-        let ticket = TicketStatementQuery { statement_handle: prepared.handle().map_err(failed)? };
+        let ticket = TicketStatementQuery { statement_handle: self.handle(&prepared)? };
         info(request, &schema, ticket.as_any().encode_to_vec())
     }
 
     async fn do_get_statement(&self, ticket: TicketStatementQuery, request: Request<Ticket>) -> Answered<Rows> {
-        self.run(&request, Prepared::of(&ticket.statement_handle)?).await
+        self.run(&request, self.prepared(&ticket.statement_handle)?).await
     }
 
     async fn do_action_create_prepared_statement(
@@ -175,7 +192,7 @@ impl FlightSqlService for Flight {
         });
         let prepared = Prepared { sql: query.query, parameters: None };
         Ok(ActionCreatePreparedStatementResult {
-            prepared_statement_handle: prepared.handle().map_err(failed)?,
+            prepared_statement_handle: self.handle(&prepared)?,
             dataset_schema: ipc(&schema)?,
             parameter_schema: ipc(&Schema::new(named.collect::<Vec<_>>()))?,
         })
@@ -187,16 +204,10 @@ impl FlightSqlService for Flight {
         query: CommandPreparedStatementQuery,
         request: Request<PeekableFlightDataStream>,
     ) -> Result<DoPutPreparedStatementResult, Status> {
-        let mut prepared = Prepared::of(&query.prepared_statement_handle)?;
-        let data = request.into_inner().map_err(|status| FlightError::Tonic(Box::new(status)));
-        let rows: Vec<RecordBatch> = FlightRecordBatchStream::new_from_flight_data(data).try_collect().await?;
-        let mut rows = rows.into_iter().filter(|rows| rows.num_rows() > 0);
-        prepared.parameters = rows.next();
-        let is_one = prepared.parameters.as_ref().is_none_or(|row| row.num_rows() == 1) && rows.next().is_none();
-        if !is_one {
-            return Err(Status::invalid_argument("expected one row of parameters, got several"));
-        }
-        Ok(DoPutPreparedStatementResult { prepared_statement_handle: Some(prepared.handle().map_err(failed)?) })
+        let mut prepared = self.prepared(&query.prepared_statement_handle)?;
+        let row = timeout(PARAMETERS_TIME_MAX, row_of(request.into_inner())).await;
+        prepared.parameters = row.map_err(|_| Status::deadline_exceeded("the parameters did not arrive in time"))??;
+        Ok(DoPutPreparedStatementResult { prepared_statement_handle: Some(self.handle(&prepared)?) })
     }
 
     async fn get_flight_info_prepared_statement(
@@ -204,7 +215,7 @@ impl FlightSqlService for Flight {
         query: CommandPreparedStatementQuery,
         request: Request<FlightDescriptor>,
     ) -> Answered<FlightInfo> {
-        let prepared = Prepared::of(&query.prepared_statement_handle)?;
+        let prepared = self.prepared(&query.prepared_statement_handle)?;
         let schema = self.describe(&request, &prepared.sql).await?.schema;
         info(request, &schema, query.as_any().encode_to_vec())
     }
@@ -214,7 +225,7 @@ impl FlightSqlService for Flight {
         query: CommandPreparedStatementQuery,
         request: Request<Ticket>,
     ) -> Answered<Rows> {
-        self.run(&request, Prepared::of(&query.prepared_statement_handle)?).await
+        self.run(&request, self.prepared(&query.prepared_statement_handle)?).await
     }
 
     /// There is nothing to give up: handles hold themselves.
@@ -315,6 +326,34 @@ impl FlightSqlService for Flight {
 
     /// What is told is constant.
     async fn register_sql_info(&self, _: i32, _: &SqlInfo) {}
+}
+
+/// Reads the one row of parameters that a client sends.
+async fn row_of(sent: PeekableFlightDataStream) -> Result<Option<RecordBatch>, Status> {
+    let mut bytes = 0;
+    let data = sent.map_err(|status| FlightError::Tonic(Box::new(status))).map(move |data| {
+        let data = data?;
+        bytes += data.data_header.len() + data.data_body.len();
+        let is_compressed = root_as_message(&data.data_header)
+            .is_ok_and(|message| message.header_as_record_batch().is_some_and(|batch| batch.compression().is_some()));
+        // What is compressed says by itself how much memory it takes.
+        if bytes > PARAMETERS_BYTES_MAX || is_compressed {
+            let message = format!("expected parameters of at most {PARAMETERS_BYTES_MAX} bytes, not compressed");
+            return Err(FlightError::Tonic(Box::new(Status::invalid_argument(message))));
+        }
+        Ok(data)
+    });
+    let mut rows = FlightRecordBatchStream::new_from_flight_data(data);
+    let mut row = None;
+    while let Some(batch) = rows.try_next().await? {
+        if batch.num_rows() == 0 {
+            continue;
+        }
+        if batch.num_rows() > 1 || row.replace(batch).is_some() {
+            return Err(Status::invalid_argument("expected one row of parameters, got several"));
+        }
+    }
+    Ok(row)
 }
 
 /// What clients are told of the server.

@@ -85,12 +85,13 @@ async fn around(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let _answering = activity.answering();
     let uri = request.uri().clone();
     let is_flight = uri.path().starts_with(flight::PATH);
+    // A call of gRPC may wait for what its client has to say; as long as rows go out, it says so itself.
+    let _answering = (!is_flight).then(|| activity.answering());
     let path = PATHS.into_iter().find(|known| *known == uri.path());
     let path = path.unwrap_or(if is_flight { "flight" } else { "other" });
-    let mut response = match context.api.accounts.of_request(request.headers()) {
+    let mut response = match context.api.accounts.of_request(request.headers()).await {
         Err(refused) if ![HEALTHZ, READYZ].contains(&path) => {
             debug!(client = %activity.peer, path = uri.path(), %refused, "refused to let somebody in");
             match is_flight {

@@ -15,6 +15,8 @@ use ring::{digest, hmac, pbkdf2};
 pub const MECHANISM: &str = "SCRAM-SHA-256";
 /// What Postgres takes by default.
 const ITERATIONS: NonZeroU32 = NonZeroU32::new(4_096).expect("it is not zero");
+/// What takes a second or so.
+const ITERATIONS_MAX: NonZeroU32 = NonZeroU32::new(2_000_000).expect("it is not zero");
 const SALT_BYTES: usize = 16;
 const KEY_BYTES: usize = digest::SHA256_OUTPUT_LEN;
 /// Bytes of a nonce, before they are written as text.
@@ -152,7 +154,10 @@ impl FromStr for Verifier {
             let ((iterations, salt), (stored, server)) = (of_salt.split_once(':')?, of_keys.split_once(':')?);
             let key = |text: &str| Key::try_from(STANDARD.decode(text).ok()?).ok();
             Some(Verifier {
-                iterations: iterations.parse().ok().filter(|_| mechanism == MECHANISM)?,
+                iterations: iterations
+                    .parse()
+                    .ok()
+                    .filter(|&count| mechanism == MECHANISM && count <= ITERATIONS_MAX)?,
                 salt: STANDARD.decode(salt).ok().filter(|salt| !salt.is_empty())?,
                 stored_key: key(stored)?,
                 server_key: key(server)?,

@@ -16,11 +16,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import socket
+import struct
 import threading
 import urllib.error
 import urllib.request
 from base64 import b64encode
 from datetime import datetime, timedelta, timezone
+from decimal import Decimal
 from pathlib import Path
 
 import adbc_driver_flightsql.dbapi as flight
@@ -140,14 +143,15 @@ def by_psycopg(service: Service, verdicts: Verdicts):
         for binary in (False, True):
             cursor = connection.cursor(binary=binary)
             rows[binary] = cursor.execute(
-                "SELECT ts, name, labels, value, series_id, value > 1, ts::date AS day, [1, 2], ts - INTERVAL '1 hour' - ts AS ago, NULL::int"
+                "SELECT ts, name, labels, value, series_id, value > 1, ts::date AS day, [1, 2], ts - INTERVAL '1 hour' - ts AS ago, NULL::int,"
+                " ts AT TIME ZONE 'Europe/Berlin' AS there"
                 " FROM metrics WHERE name = %s ORDER BY ts, series_id, value", ("queue_depth",),
             ).fetchall()
         first = rows[False][0]
         kinds = [type(value) for value in first]
         verdicts.add("psycopg: binary says what text says", rows[False] == rows[True] and len(rows[True]) == number, f"{len(rows[True])} rows, first {first}")
-        expected = [datetime, str, dict, float, int, bool, type(datetime.now().date()), list, timedelta, type(None)]
-        verdicts.add("psycopg: types of their own", kinds == expected and first[0].tzinfo is not None, str(kinds))
+        expected = [datetime, str, dict, float, int, bool, type(datetime.now().date()), list, timedelta, type(None), datetime]
+        verdicts.add("psycopg: types of their own", kinds == expected and first[0].tzinfo is not None and first[-1] == first[0], str(kinds))
         parameters = [
             ("a list", "SELECT count(*) FROM metrics WHERE name = ANY(%s)", (["queue_depth", "nope"],), number),
             ("a list with a cast", "SELECT count(*) FROM metrics WHERE name = ANY(%s::text[])", (["queue_depth"],), number),
@@ -155,6 +159,7 @@ def by_psycopg(service: Service, verdicts: Verdicts):
             ("an interval", "SELECT max(ts) + %s - max(ts) FROM samples", (timedelta(minutes=5),), timedelta(minutes=5)),
             ("a width", "SELECT min(time_bucket(%s, ts)) FROM samples", ("1 day",), datetime(2026, 1, 5, tzinfo=timezone.utc)),
             ("a number", "SELECT %s + 1", (3,), 4),
+            ("a decimal", "SELECT count(*) FROM generate_series(1, 3) AS t(n) WHERE n = %s", (Decimal("1.5"),), 0),
             ("a limit", "SELECT count(*) FROM (SELECT * FROM samples LIMIT %s) s", (7,), 7),
             ("nothing", "SELECT coalesce(%s, 'b')", (None,), "b"),
             ("quotes", "SELECT %s", ("it's; DROP TABLE samples --",), "it's; DROP TABLE samples --"),
@@ -257,6 +262,16 @@ def by_jdbc(service: Service, verdicts: Verdicts):
     count.next()
     verdicts.add("pgjdbc: rows by the thousand", number == count.getLong(1) > 1000, f"{number} rows")
     connection.commit()
+    statement.setFetchSize(0)
+    statement.setMaxRows(2147483647)
+    rows, all_rows = statement.executeQuery("SELECT ts, value FROM samples"), 0
+    while rows.next():
+        all_rows += 1
+    statement.setMaxRows(3)
+    rows, few = statement.executeQuery("SELECT ts, value FROM samples"), 0
+    while rows.next():
+        few += 1
+    verdicts.add("pgjdbc: as many rows as it says", (all_rows, few) == (number, 3), f"{all_rows}, {few}")
     said = refused(lambda: statement.executeQuery("SELECT nope FROM samples"), SQLException)
     verdicts.add("pgjdbc: an error", "nope" in said, said)
     connection.rollback()
@@ -283,6 +298,37 @@ def by_adbc(service: Service, verdicts: Verdicts):
         for sql, words in [("SELECT * FROM sampels", 'did you mean "samples"'), ("DROP TABLE samples", "read-only")]:
             said = refused(lambda: cursor.execute(sql), adbc_driver_manager.Error)
             verdicts.add(f"ADBC: {sql}", words in said, said)
+
+
+def strangers(service: Service, name: str, verdicts: Verdicts):
+    """What comes before anybody is let in: it must not cost much, nor last."""
+
+    def startup() -> socket.socket:
+        connection = socket.create_connection(("127.0.0.1", service.postgres), timeout=DEADLINE_S)
+        words = f"user\0{name}\0\0".encode()
+        connection.sendall(struct.pack("!ii", len(words) + 8, 196608) + words)
+        connection.recv(1000)
+        return connection
+
+    def ends(connection: socket.socket) -> bool:
+        try:
+            while connection.recv(1000):
+                pass
+            return True
+        except ConnectionResetError:
+            return True
+        except TimeoutError:
+            return False
+
+    connection = startup()
+    connection.sendall(b"Q" + struct.pack("!i", 900 << 20))
+    verdicts.add("a stranger who announces a message of 900 MB is left", ends(connection), "at its head")
+    connection = startup()
+    first = b"SCRAM-SHA-256\0" + struct.pack("!i", 16) + b"n,,n=ada,r=abcde"
+    connection.sendall(b"p" + struct.pack("!i", 4 + len(first)) + first)
+    connection.recv(1000)
+    connection.sendall(b"p" + struct.pack("!i", 10) + b"c=biws")
+    verdicts.add("a stranger who proves nothing is left", ends(connection), "after the refusal")
 
 
 def user(binary: str, users: Path, *arguments: str) -> dict:
@@ -340,6 +386,8 @@ def with_users(binary: str, data: Path, folder: Path, verdicts: Verdicts):
         verdicts.add("a user sees what they may read", seen == ["metrics"], str(seen))
         count = connection.execute("SELECT count(*) > 0 FROM metrics").fetchone()[0]
         verdicts.add("a view reads what its reader may not", count, "metrics stands on samples and series")
+        said = refused(lambda: connection.execute("SELECT nope FROM metrics"))
+        verdicts.add("an error over a view is about the view", "nope" in said and "samples" not in said, said)
         for table in ["samples", "series", "system.files", "alerts", "bellwether.public.samples"]:
             said = refused(lambda: connection.execute(f"SELECT * FROM {table}"), psycopg.errors.InsufficientPrivilege)
             verdicts.add(f"a user may not read {table}", "may not read" in said, said)
@@ -395,9 +443,19 @@ def with_users(binary: str, data: Path, folder: Path, verdicts: Verdicts):
     done = own(url, os.environ)
     verdicts.add("bellwether sql: a certificate that nobody vouches for", done.returncode == 1 and "certificate" in done.stderr, done.stderr.strip())
 
+    strangers(service, "ada", verdicts)
     late = user(binary, users, "late")
     came = wait_until(lambda: ask("SELECT 1", bearer(late["token"]))[0] == 200, DEADLINE_S)
     verdicts.add("somebody who is added to the file may come in", came, "without a restart")
+    with psycopg.connect(f"{verified} user=late password={late['password']}", autocommit=True) as connection:
+        pass_on = {"Authorization": f"Bearer {late['token']}"}
+        before, whole = connection.execute("SELECT 1").fetchone(), users.read_text()
+        users.write_text(whole.split("[[users]]\nname = \"late\"")[0])
+        gone = wait_until(lambda: ask("SELECT 1", pass_on)[0] == 401, DEADLINE_S)
+        said = refused(lambda: connection.execute("SELECT 1"))
+        verdicts.add("who is taken out of the file may ask no more, on open connections too", before and gone and "may not ask any more" in said, said)
+        users.write_text(whole)
+        wait_until(lambda: ask("SELECT 1", pass_on)[0] == 200, DEADLINE_S)
     users.write_text(users.read_text() + "\n[[users]]\nname = 'broken'\n")
     noticed = wait_until(lambda: "known as they were before" in service.log.read_text(), DEADLINE_S)
     verdicts.add("a file that is broken changes nothing", noticed and ask("SELECT 1", bearer(late["token"]))[0] == 200, "said in the log")

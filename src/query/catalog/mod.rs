@@ -7,9 +7,11 @@ mod series;
 mod system;
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, RwLock, Weak};
 
-use datafusion::catalog::{CatalogProviderList, MemoryCatalogProviderList, SchemaProvider, TableProvider};
+use datafusion::catalog::{
+    CatalogProvider, CatalogProviderList, MemoryCatalogProviderList, SchemaProvider, TableProvider,
+};
 use datafusion::common::DataFusionError;
 use datafusion::datasource::ViewTable;
 use datafusion::execution::{SessionState, SessionStateBuilder};
@@ -122,11 +124,15 @@ impl Catalog {
             return Ok(self.state.clone());
         }
         let mut seen = self.schemas.seen_by(user);
-        if reads.any_of(PG_CATALOG) {
-            let relations = user.relations.schema(postgres, Arc::new(seen.clone()));
-            seen.add(PG_CATALOG, relations.map_err(|source| QueryError::SetUp { source })?);
+        if !reads.any_of(PG_CATALOG) {
+            return Ok(with_catalog(&self.state, Arc::new(seen)));
         }
-        Ok(with_catalog(&self.state, Arc::new(seen)))
+        let relations = user.relations.schema(postgres);
+        seen.add(PG_CATALOG, relations.map_err(|source| QueryError::SetUp { source })?);
+        let seen = Arc::new(seen);
+        let now: Weak<dyn CatalogProvider> = Arc::<Schemas>::downgrade(&seen);
+        user.relations.show(now);
+        Ok(with_catalog(&self.state, seen))
     }
 
     /// Returns the names of the tables of a schema, those too that cannot be read now.

@@ -3,35 +3,32 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, StringArray, StringBuilder};
+use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Float64Type, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::util::display::{ArrayFormatter, FormatOptions as TextOptions};
 use arrow_pg::datatypes::{arrow_schema_to_pg_fields, encode_recordbatch, into_pg_type};
 use futures::{Stream, StreamExt as _, stream};
+use pgwire::api::Type;
 use pgwire::api::portal::Format;
 use pgwire::api::results::{FieldFormat, FieldInfo, QueryResponse, Response};
-use pgwire::api::{ClientInfo, Type};
-use pgwire::error::{PgWireError, PgWireResult};
+use pgwire::error::{ErrorInfo, PgWireError, PgWireResult};
 use pgwire::messages::data::DataRow;
-use pgwire::types::format::FormatOptions;
 
 use super::statements::refused;
 use crate::query::QueryError;
 
 /// Answers with rows as they come.
-pub(super) fn respond<C, E>(
+pub(super) fn respond<E>(
     schema: &SchemaRef,
     batches: impl Stream<Item = Result<RecordBatch, E>> + Send + 'static,
     format: &Format,
-    client: &C,
 ) -> PgWireResult<Response>
 where
-    C: ClientInfo,
     QueryError: From<E>,
     E: Send + 'static,
 {
-    let options = Arc::new(FormatOptions::from_client_metadata(client.metadata()));
-    let fields = Arc::new(fields(schema, format, Some(options))?);
+    let fields = Arc::new(fields(schema, format)?);
     let of_rows = fields.clone();
     let rows = batches.then(move |batch| {
         let fields = of_rows.clone();
@@ -50,12 +47,15 @@ where
 }
 
 /// Returns what clients are told of the columns.
-pub(super) fn fields(
-    schema: &Schema,
-    format: &Format,
-    options: Option<Arc<FormatOptions>>,
-) -> PgWireResult<Vec<FieldInfo>> {
-    let fields = arrow_schema_to_pg_fields(&known(schema), format, options)?;
+pub(super) fn fields(schema: &Schema, format: &Format) -> PgWireResult<Vec<FieldInfo>> {
+    if let Format::Individual(codes) = format
+        && codes.len() != schema.fields().len()
+    {
+        let message = format!("expected a format for each of {} columns, got {}", schema.fields().len(), codes.len());
+        let error = ErrorInfo::new("ERROR".to_owned(), "08P01".to_owned(), message);
+        return Err(PgWireError::UserError(Box::new(error)));
+    }
+    let fields = arrow_schema_to_pg_fields(&known(schema), format, None)?;
     let described = fields.into_iter().zip(schema.fields()).enumerate().map(|(at, (info, field))| {
         if !matches!(field.data_type(), DataType::Map(..)) {
             return info;
@@ -108,9 +108,17 @@ fn text(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
     if let Some(numbers) = column.as_primitive_opt::<Float64Type>() {
         return Ok(Arc::new(numbers.iter().map(|value| value.map(number)).collect::<StringArray>()));
     }
+    // Arrow writes a time in the zone of its column.
+    let in_utc = match column.data_type() {
+        DataType::Timestamp(unit, Some(zone)) if &**zone != "UTC" => {
+            Some(cast(column, &DataType::Timestamp(*unit, Some("UTC".into())))?)
+        }
+        _ => None,
+    };
+    let column = in_utc.as_ref().unwrap_or(column);
     let mut texts = StringBuilder::with_capacity(column.len(), column.len() * 16);
     let is_map = matches!(column.data_type(), DataType::Map(_, _));
-    // As Postgres writes times: without zeros at the end, and with the hours from UTC, which is the zone of all times here.
+    // As Postgres writes times: no fraction where there is none, and the hours from UTC.
     let options = TextOptions::default()
         .with_timestamp_format(Some("%Y-%m-%d %H:%M:%S%.f"))
         .with_timestamp_tz_format(Some("%Y-%m-%d %H:%M:%S%.f+00"));

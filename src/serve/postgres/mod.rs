@@ -2,6 +2,7 @@
 //! [`crate::query`] to say.
 
 mod answers;
+mod bounded;
 mod session;
 mod statements;
 
@@ -15,29 +16,35 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::FutureExt as _;
+use futures::StreamExt as _;
 use pgwire::api::cancel::CancelHandler;
-use pgwire::api::query::{ExtendedQueryHandler, SimpleQueryHandler};
-use pgwire::api::{ClientInfo, ErrorHandler, PgWireServerHandlers, auth::StartupHandler};
-use pgwire::error::PgWireError;
+use pgwire::api::{ClientInfo, NoopHandler, PgWireConnectionState};
+use pgwire::error::{ErrorInfo, PgWireError};
 use pgwire::messages::cancel::CancelRequest;
 use pgwire::messages::startup::SecretKey;
-use pgwire::tokio::process_socket;
+use pgwire::messages::{PgWireBackendMessage, PgWireFrontendMessage};
+use pgwire::tokio::server::{negotiate_tls, process_error, process_message};
 use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tokio_rustls::TlsAcceptor;
+use tokio_util::codec::{Framed, FramedParts};
 use tracing::{debug, info, warn};
 
 use super::Limits;
 use super::accounts::Accounts;
 use crate::query::{Engine, Surface};
+use bounded::Bounded;
 use session::Startup;
 use statements::Statements;
 
 /// How often it is looked whether a client went away while it waits for an answer.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// Longest time until somebody has said who they are, and proved it.
+const STARTUP_MAX: Duration = Duration::from_secs(30);
 
 /// What every connection answers from.
 pub(super) struct Service {
@@ -56,7 +63,8 @@ impl Service {
     /// Serves until `shutdown` resolves; then connections end once they have no query running, or at the deadline.
     pub async fn serve(self, listener: TcpListener, limits: Limits, shutdown: impl Future<Output = ()>) {
         let service = Arc::new(self);
-        let slots = Arc::new(Semaphore::new(limits.connections_max));
+        // Each takes two of the files that the process may open.
+        let slots = Arc::new(Semaphore::new(limits.connections_max / 2));
         let mut connections = JoinSet::new();
         let mut shutdown = std::pin::pin!(shutdown);
         loop {
@@ -111,15 +119,54 @@ impl Service {
             statements: Arc::new(Statements(self.clone())),
             service: self.clone(),
         };
+        let _session = Session { service: self.clone(), id };
         let ended = tokio::select! {
-            ended = process_socket(stream, self.tls.clone(), handlers) => ended,
+            ended = self.answer(stream, &handlers) => ended,
             () = gone => Ok(()),
         };
         if let Err(error) = ended {
             debug!(%peer, %error, "a connection ended with an error");
         }
-        self.query.running().kill_session(Surface::Postgres, id);
-        self.sessions.end(id);
+    }
+
+    /// Answers messages until one side has had enough. Who has not come in within a while, or was refused, is left.
+    async fn answer(&self, stream: TcpStream, handlers: &Handlers) -> io::Result<()> {
+        let until = Instant::now() + STARTUP_MAX;
+        let negotiated = timeout_at(until, negotiate_tls(stream, self.tls.clone())).await;
+        let Ok(Some(socket)) = negotiated.unwrap_or_else(|_| Ok(None)) else { return Ok(()) };
+        let FramedParts { io, codec, read_buf, write_buf, .. } = socket.into_parts();
+        let mut parts = FramedParts::new::<PgWireBackendMessage>(Bounded::new(io, &read_buf)?, codec);
+        (parts.read_buf, parts.write_buf) = (read_buf, write_buf);
+        let mut socket = Framed::from_parts(parts);
+        loop {
+            use PgWireConnectionState::{AuthenticationInProgress, AwaitingStartup};
+            let is_stranger = matches!(socket.state(), AwaitingStartup | AuthenticationInProgress);
+            let message = if is_stranger {
+                timeout_at(until, socket.next()).await.unwrap_or(None)
+            } else {
+                socket.get_mut().admit();
+                socket.next().await
+            };
+            let message = match message {
+                Some(Ok(message)) if !matches!(message, PgWireFrontendMessage::Terminate(_)) => message,
+                Some(Err(error)) => return Err(io::Error::other(error)),
+                _ => return Ok(()),
+            };
+            let is_extended = message.is_extended_query();
+            let (startup, statements) = (handlers.startup.clone(), handlers.statements.clone());
+            let (copy, cancel) = (Arc::new(NoopHandler), Arc::new(Cancel(handlers.service.clone())));
+            let done =
+                process_message(message, &mut socket, startup, statements.clone(), statements, copy, cancel).await;
+            if let Err(error) = done {
+                debug!(client = %socket.socket_addr(), %error, "statement refused");
+                let info = ErrorInfo::from(error);
+                let is_last = is_stranger || info.is_fatal();
+                process_error(&mut socket, PgWireError::UserError(Box::new(info)), is_extended).await?;
+                if is_last {
+                    return Ok(());
+                }
+            }
+        }
     }
 }
 
@@ -182,25 +229,16 @@ struct Handlers {
     service: Arc<Service>,
 }
 
-impl PgWireServerHandlers for Handlers {
-    fn simple_query_handler(&self) -> Arc<impl SimpleQueryHandler> {
-        self.statements.clone()
-    }
+/// A connection that is open; whatever ends it, its queries end too.
+struct Session {
+    service: Arc<Service>,
+    id: u32,
+}
 
-    fn extended_query_handler(&self) -> Arc<impl ExtendedQueryHandler> {
-        self.statements.clone()
-    }
-
-    fn startup_handler(&self) -> Arc<impl StartupHandler> {
-        self.startup.clone()
-    }
-
-    fn error_handler(&self) -> Arc<impl ErrorHandler> {
-        Arc::new(Logged)
-    }
-
-    fn cancel_handler(&self) -> Arc<impl CancelHandler> {
-        Arc::new(Cancel(self.service.clone()))
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.service.query.running().kill_session(Surface::Postgres, self.id);
+        self.service.sessions.end(self.id);
     }
 }
 
@@ -219,13 +257,5 @@ impl CancelHandler for Cancel {
         } else {
             info!(id, "a cancel request names no session that is open");
         }
-    }
-}
-
-struct Logged;
-
-impl ErrorHandler for Logged {
-    fn on_error<C: ClientInfo>(&self, client: &C, error: &mut PgWireError) {
-        debug!(client = %client.socket_addr(), %error, "statement refused");
     }
 }

@@ -92,7 +92,7 @@ impl StartupHandler for Startup {
             PgWireFrontendMessage::Startup(startup) => {
                 protocol_negotiation(client, &startup).await?;
                 save_startup_parameters_to_metadata(client, &startup);
-                if self.service.tls.is_some() && !client.is_secure() && !self.peer.ip().is_loopback() {
+                if self.service.tls.is_some() && !client.is_secure() && !self.peer.ip().to_canonical().is_loopback() {
                     return Err(fatal("28000", "connections from other machines must use TLS (hint: sslmode=require)"));
                 }
                 if let Some(everyone) = self.service.accounts.open_to() {
@@ -152,13 +152,14 @@ impl ServerParameterProvider for Parameters {
     }
 }
 
+/// Settings that a session cannot change: how times and texts are written.
+pub(super) const FIXED: [&str; 5] = ["timezone", "client_encoding", "datestyle", "intervalstyle", "bytea_output"];
+
 /// Returns a setting of a session: what it was set to, or the server's.
 pub(super) fn setting<C: ClientInfo>(client: &C, name: &str) -> Option<String> {
     let name = name.to_ascii_lowercase();
-    // A session cannot change in what zone times are written: they name it.
     let of_session = || client.metadata().iter().find(|(known, _)| known.eq_ignore_ascii_case(&name));
-    let is_fixed = ["timezone", "client_encoding", "datestyle"].contains(&name.as_str());
-    let of_session = if is_fixed { None } else { of_session().map(|(_, value)| value.clone()) };
+    let of_session = if FIXED.contains(&name.as_str()) { None } else { of_session().map(|(_, value)| value.clone()) };
     of_session.or_else(|| default_setting(&name).map(str::to_owned))
 }
 

@@ -8,20 +8,27 @@ use arrow::datatypes::{DataType, Field, Schema};
 use arrow_pg::datatypes::df::deserialize_parameters_with_server_types;
 use arrow_pg::datatypes::field_into_pg_type;
 use async_trait::async_trait;
-use futures::{Sink, stream};
-use pgwire::api::portal::{Format, Portal};
-use pgwire::api::query::{ExtendedQueryHandler, SimpleQueryHandler};
+use futures::{Sink, SinkExt as _, stream};
+use pgwire::api::portal::{Format, Portal, PortalExecutionState};
+use pgwire::api::query::{
+    ExtendedQueryHandler, SimpleQueryHandler, send_execution_response, send_partial_query_response,
+};
 use pgwire::api::results::{FieldInfo, Response, Tag};
 use pgwire::api::stmt::QueryParser;
-use pgwire::api::store::PortalStore;
-use pgwire::api::{ClientInfo, ClientPortalStore, Type};
+use pgwire::api::store::{Entry, PortalStore};
+use pgwire::api::{ClientInfo, ClientPortalStore, DEFAULT_NAME, PgWireConnectionState, Type};
 use pgwire::error::{ErrorInfo, PgWireError, PgWireResult};
 use pgwire::messages::PgWireBackendMessage;
+use pgwire::messages::extendedquery::Execute;
+use pgwire::messages::response::EmptyQueryResponse;
 
 use super::{Service, answers, session};
 use crate::query::error::Class;
-use crate::query::postgres::Command;
+use crate::query::postgres::{Command, default_setting};
 use crate::query::{Asker, Described, QueryError, Question, Types, statement};
+
+/// Most statements in one text: the answers of all but the last are kept.
+const STATEMENTS_MAX: usize = 100;
 
 /// Answers statements.
 #[derive(Clone)]
@@ -38,26 +45,37 @@ pub(super) struct Prepared {
 
 impl Statements {
     /// Answers one statement without parameters. Of several the answer is kept until those after it are done, so that none
-    /// waits for a place that one before it holds.
-    async fn answer<C: ClientInfo>(&self, client: &mut C, sql: &str, is_last: bool) -> PgWireResult<Response> {
+    /// waits for a place that one before it holds; `keep` is how many bytes there are left for that.
+    async fn answer<C: ClientInfo>(
+        &self,
+        client: &mut C,
+        asker: &Asker,
+        sql: &str,
+        keep: Option<&mut usize>,
+    ) -> PgWireResult<Response> {
         let command = Command::of(sql);
         if command != Command::Query {
             return self.command(client, &command, &Format::UnifiedText);
         }
-        let (asker, timeout) = (asker(client)?, session::timeout(client));
-        let question = Question { timeout, ..sql.into() };
-        let answer = self.0.query.ask(&asker, question).await.map_err(refused)?;
+        let question = Question { timeout: session::timeout(client), ..sql.into() };
+        let answer = self.0.query.ask(asker, question).await.map_err(refused)?;
         let schema = answer.schema.clone();
-        if is_last {
-            return answers::respond(&schema, answer.stream, &Format::UnifiedText, client);
-        }
+        let Some(left) = keep else { return answers::respond(&schema, answer.stream, &Format::UnifiedText) };
         let batches = answer.collect().await.map_err(refused)?;
-        answers::respond(
-            &schema,
-            stream::iter(batches.into_iter().map(Ok::<_, QueryError>)),
-            &Format::UnifiedText,
-            client,
-        )
+        let bytes = batches.iter().map(RecordBatch::get_array_memory_size).sum();
+        *left = left
+            .checked_sub(bytes)
+            .ok_or_else(|| refused(QueryError::AnswerBytes { max: asker.user.memory_bytes_max() }))?;
+        answers::respond(&schema, stream::iter(batches.into_iter().map(Ok::<_, QueryError>)), &Format::UnifiedText)
+    }
+
+    /// Returns who a connection is, as of now.
+    fn asker<C: ClientInfo + ?Sized>(&self, client: &C) -> PgWireResult<Asker> {
+        let asker = client.session_extensions().get::<Asker>();
+        let asker = asker.ok_or_else(|| error("28000", "expected to know who asks"))?;
+        let user = self.0.accounts.as_of_now(&asker.user);
+        let user = user.ok_or_else(|| error("57P01", format!("{:?} may not ask any more", asker.user.name)))?;
+        Ok(Asker { user, ..Asker::clone(&asker) })
     }
 
     /// Says what a statement takes and answers with. What nothing tells the type of is text.
@@ -78,15 +96,26 @@ impl Statements {
         Ok(match command {
             Command::Set { name, .. } if session::setting(client, name).is_none() => return Err(no_setting(name)),
             Command::Set { name, value } => {
-                client.metadata_mut().insert(name.clone(), value.clone());
+                // What cannot be changed is told to be as it is, as clients expect of the zone and the encoding they ask for.
+                if !session::FIXED.contains(&name.to_ascii_lowercase().as_str()) {
+                    client.metadata_mut().insert(name.clone(), value.clone());
+                }
                 Response::Execution(Tag::new("SET"))
+            }
+            Command::Reset { name } => {
+                let is_kept = |known: &str| match name {
+                    Some(name) => !known.eq_ignore_ascii_case(name),
+                    None => default_setting(known).is_none(),
+                };
+                client.metadata_mut().retain(|known, _| is_kept(known));
+                Response::Execution(Tag::new(if name.is_some() { "RESET" } else { "DISCARD ALL" }))
             }
             Command::Show { name } => {
                 let value = session::setting(client, name).ok_or_else(|| no_setting(name))?;
                 let value = Arc::new(StringArray::from(vec![value]));
                 let rows =
                     RecordBatch::try_new(shown(name), vec![value]).map_err(|why| error("XX000", why.to_string()))?;
-                answers::respond(&rows.schema(), stream::iter([Ok::<_, QueryError>(rows)]), format, client)?
+                answers::respond(&rows.schema(), stream::iter([Ok::<_, QueryError>(rows)]), format)?
             }
             Command::Begin => Response::TransactionStart(Tag::new("BEGIN")),
             Command::Commit => Response::TransactionEnd(Tag::new("COMMIT")),
@@ -106,13 +135,22 @@ impl SimpleQueryHandler for Statements {
         C::Error: Debug,
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
+        let asker = self.asker(client)?;
         let statements = statement::split(text).map_err(refused)?;
         if statements.is_empty() {
             return Ok(vec![Response::EmptyQuery]);
         }
+        if statements.len() > STATEMENTS_MAX {
+            return Err(error(
+                "54000",
+                format!("expected at most {STATEMENTS_MAX} statements in one text, got {}", statements.len()),
+            ));
+        }
         let mut responses = Vec::with_capacity(statements.len());
+        let mut bytes_left = asker.user.memory_bytes_max();
         for (at, sql) in statements.iter().enumerate() {
-            match self.answer(client, sql, at + 1 == statements.len()).await {
+            let keep = (at + 1 < statements.len()).then_some(&mut bytes_left);
+            match self.answer(client, &asker, sql, keep).await {
                 Ok(response) => responses.push(response),
                 Err(error) if at == 0 => return Err(error),
                 // Those before it are answered all the same.
@@ -154,9 +192,86 @@ impl ExtendedQueryHandler for Statements {
         let timeout = session::timeout(client);
         let (sql, types) = (prepared.sql.clone(), prepared.types.clone());
         let question = Question { sql, types, parameters: Some(parameters), timeout };
-        let answer = self.0.query.ask(&asker(client)?, question).await.map_err(refused)?;
-        answers::respond(&answer.schema.clone(), answer.stream, format, client)
+        let answer = self.0.query.ask(&self.asker(client)?, question).await.map_err(refused)?;
+        if !is_as_described(&answer.schema, &prepared.described.schema) {
+            // Clients read rows by what they were told; their drivers prepare anew when they hear this.
+            return Err(error("0A000", "cached plan must not change result type"));
+        }
+        answers::respond(&answer.schema.clone(), answer.stream, format)
     }
+
+    /// Sends rows as they come, where the way of the library would keep all of them first.
+    async fn on_execute<C>(&self, client: &mut C, message: Execute) -> PgWireResult<()>
+    where
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::PortalStore: PortalStore<Statement = Prepared>,
+        C::Error: Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        if !matches!(client.state(), PgWireConnectionState::ReadyForQuery) {
+            return Err(PgWireError::NotReadyForQuery);
+        }
+        let name = message.name.as_deref().unwrap_or(DEFAULT_NAME);
+        let portal = match client.portal_store().get_portal(name) {
+            Some(Entry::Value(portal)) => portal,
+            Some(Entry::Empty) => {
+                return Ok(client.feed(PgWireBackendMessage::EmptyQueryResponse(EmptyQueryResponse::new())).await?);
+            }
+            None => return Err(PgWireError::PortalNotFound(name.to_owned())),
+        };
+        client.set_state(PgWireConnectionState::QueryInProgress);
+        let state = portal.state();
+        let mut state = state.lock().await;
+        if let PortalExecutionState::Initial = *state {
+            match ExtendedQueryHandler::do_query(self, client, portal.as_ref(), 0).await? {
+                Response::Query(rows) => *state = PortalExecutionState::Suspended(rows),
+                other => {
+                    *state = PortalExecutionState::Finished;
+                    tell(client, other).await?;
+                    client.set_state(PgWireConnectionState::ReadyForQuery);
+                    return Ok(());
+                }
+            }
+        }
+        match &mut *state {
+            PortalExecutionState::Suspended(rows) => {
+                // As in Postgres, nothing and less is no limit.
+                let rows_max = usize::try_from(message.max_rows).unwrap_or(0);
+                if !send_partial_query_response(client, rows, rows_max).await? {
+                    *state = PortalExecutionState::Finished;
+                }
+            }
+            _ => tell(client, Response::Execution(Tag::new("SELECT").with_rows(0))).await?,
+        }
+        client.set_state(PgWireConnectionState::ReadyForQuery);
+        Ok(())
+    }
+}
+
+/// Answers with what is not rows.
+async fn tell<C>(client: &mut C, response: Response) -> PgWireResult<()>
+where
+    C: ClientInfo + Sink<PgWireBackendMessage> + Unpin,
+    C::Error: Debug,
+    PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+{
+    let (tag, status) = match response {
+        Response::Execution(tag) => (tag, client.transaction_status()),
+        Response::TransactionStart(tag) => (tag, client.transaction_status().to_in_transaction_state()),
+        Response::TransactionEnd(tag) => (tag, client.transaction_status().to_idle_state()),
+        Response::Error(error) => return Err(PgWireError::UserError(error)),
+        _ => return Ok(client.feed(PgWireBackendMessage::EmptyQueryResponse(EmptyQueryResponse::new())).await?),
+    };
+    client.set_transaction_status(status);
+    send_execution_response(client, tag).await
+}
+
+/// Returns whether columns have the names and types that a client was told.
+fn is_as_described(schema: &Schema, described: &Schema) -> bool {
+    let of = |schema: &Schema| -> Vec<_> {
+        schema.fields().iter().map(|field| (field.name().clone(), field.data_type().clone())).collect()
+    };
+    of(schema) == of(described)
 }
 
 #[async_trait]
@@ -176,7 +291,7 @@ impl QueryParser for Statements {
         let mut types: Types = types.iter().map(|kind| kind.as_ref().and_then(sql_type)).collect();
         let command = Command::of(&sql);
         let described = match &command {
-            Command::Query => self.describe(&asker(client)?, &sql, &mut types).await.map_err(refused)?,
+            Command::Query => self.describe(&self.asker(client)?, &sql, &mut types).await.map_err(refused)?,
             Command::Show { name } => Described { schema: shown(name), parameters: Vec::new() },
             _ => Described { schema: Arc::new(Schema::empty()), parameters: Vec::new() },
         };
@@ -188,7 +303,7 @@ impl QueryParser for Statements {
     }
 
     fn get_result_schema(&self, prepared: &Prepared, format: Option<&Format>) -> PgWireResult<Vec<FieldInfo>> {
-        answers::fields(&prepared.described.schema, format.unwrap_or(&Format::UnifiedText), None)
+        answers::fields(&prepared.described.schema, format.unwrap_or(&Format::UnifiedText))
     }
 }
 
@@ -207,6 +322,7 @@ fn sql_type(kind: &Type) -> Option<&'static str> {
         (Type::INT8, "BIGINT"),
         (Type::FLOAT4, "REAL"),
         (Type::FLOAT8, "DOUBLE"),
+        (Type::NUMERIC, "DOUBLE"),
         (Type::BYTEA, "BYTEA"),
         (Type::DATE, "DATE"),
         (Type::TIME, "TIME"),
@@ -221,12 +337,6 @@ fn sql_type(kind: &Type) -> Option<&'static str> {
         (Type::FLOAT8_ARRAY, "DOUBLE[]"),
     ];
     types.into_iter().find(|(known, _)| known == kind).map(|(_, name)| name)
-}
-
-/// Returns who a connection is.
-fn asker<C: ClientInfo + ?Sized>(client: &C) -> PgWireResult<Asker> {
-    let asker = client.session_extensions().get::<Asker>();
-    asker.map(|asker| Asker::clone(&asker)).ok_or_else(|| error("28000", "expected to know who asks"))
 }
 
 fn no_setting(name: &str) -> PgWireError {
