@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use super::error::{Fault, Problem};
 use super::key_path::KeyPath;
+use super::nearest::nearest;
 use super::origin::Origins;
 use super::raw::{Anomaly, Config, Forecast, Input, Outlier, Scaling, Topics};
 use super::unit::{Size, Span};
@@ -15,6 +16,9 @@ use super::unit::{Size, Span};
 const TOPIC_BYTES_MAX: usize = 249;
 /// Longest name of an instance or of a consumer group, in bytes; both together are a transactional id.
 const ID_BYTES_MAX: usize = 200;
+/// The tables of which it can be said how long they are kept.
+const KEPT_TABLES: [&str; 8] =
+    ["samples", "events", "rejected", "late", "alerts", "decisions", "anomalies", "forecasts"];
 /// Least memory that is of any use as a limit.
 const MEMORY_MIN: Size = Size::from_mib(1);
 /// Largest limit on a record: Kafka's own sizes end at 2 GiB.
@@ -56,6 +60,28 @@ impl Check<'_> {
             (["query", "timeout"], query.timeout),
         ] {
             self.positive(&KeyPath::of(keys), span);
+        }
+        self.retention();
+    }
+
+    fn retention(&mut self) {
+        let store = &self.config.store;
+        if let Some(keep) = store.retention {
+            self.positive(&KeyPath::of(["store", "retention"]), keep);
+        }
+        for (pattern, keep) in &store.retention_by_metric {
+            self.positive(&KeyPath::of(["store", "retention_by_metric"]).key(pattern), *keep);
+        }
+        for (table, keep) in &store.retention_by_table {
+            let path = KeyPath::of(["store", "retention_by_table"]).key(table);
+            self.positive(&path, *keep);
+            if !KEPT_TABLES.contains(&table.as_str()) {
+                let hint = match nearest(table, KEPT_TABLES) {
+                    Some(near) => format!("did you mean {near:?}?"),
+                    None => "a view says so in its own file: WITH (retention = '90d')".to_owned(),
+                };
+                self.refuse_with(&path, format!("expected one of {}, came {table:?}", KEPT_TABLES.join(", ")), &hint);
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! The default of every key that has one. Values only.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use super::property::Properties;
@@ -50,6 +51,8 @@ impl Default for Store {
             head_bytes_max: Size::from_mib(512),
             durable: true,
             retention: None,
+            retention_by_table: BTreeMap::new(),
+            retention_by_metric: BTreeMap::new(),
             upkeep_interval: Span::from_secs(30),
             vacuum_after: Span::from_secs(6 * 3600),
             options: Properties::default(),

@@ -166,6 +166,14 @@ pub struct Store {
     pub durable: bool,
     /// How long samples, events, refused and late records are kept, by the newest of them; for good where it is not set.
     pub retention: Option<Span>,
+    /// The same of one table, where it differs: of samples, events, rejected, late, alerts, decisions, anomalies or forecasts.
+    /// A view says so in its own file.
+    #[schemars(extend("examples" = [{ "alerts": "365d", "rejected": "7d" }]))]
+    pub retention_by_table: BTreeMap<String, Span>,
+    /// How long samples of some metrics are kept, by patterns of their names in which `*` stands for any text. Where several
+    /// fit, the longest holds; where none does, what holds for all samples.
+    #[schemars(extend("examples" = [{ "debug_*": "1d", "slo_*": "730d" }]))]
+    pub retention_by_metric: BTreeMap<String, Span>,
     /// How often it is looked whether small files should be merged, or rows are past their retention.
     pub upkeep_interval: Span,
     /// How long a file stays after its rows were merged into another or left, for readers that hold on to it.

@@ -5,12 +5,14 @@
 
 mod cdevents;
 mod cloud_events;
+mod exposition;
 mod influx;
 mod intake;
 mod json;
 mod json_events;
 mod json_metrics;
 mod otlp;
+pub mod tabular;
 #[cfg(test)]
 mod tests;
 
@@ -159,6 +161,11 @@ pub fn decoder(format: Format, limits: Limits) -> Box<dyn Decoder> {
         Format::OtlpMetrics => Box::new(Whole { limits, parser: otlp::Otlp::default() }),
         Format::InfluxLine => Box::new(Whole { limits, parser: influx::Influx::default() }),
     }
+}
+
+/// Returns a reader of the text formats of Prometheus and OpenMetrics, for which each line of a file is a record.
+pub fn exposition(limits: Limits) -> Box<dyn Decoder> {
+    Box::new(Whole { limits, parser: exposition::Exposition::default() })
 }
 
 /// The part of a decoder that differs from format to format.

@@ -4,6 +4,7 @@
 //! and `<case>.expected.json`, which `UPDATE_GOLDEN=1` writes.
 
 mod bad;
+mod files;
 mod golden;
 mod round_trip;
 

@@ -14,6 +14,7 @@ pub mod dimensions;
 pub mod effects;
 mod feed;
 mod idleness;
+mod import;
 pub mod incoming;
 mod instances;
 mod latest;
@@ -24,6 +25,7 @@ mod prompt;
 mod reload;
 mod replica;
 mod resume;
+mod retention;
 mod rows;
 pub mod rules;
 pub mod service;
@@ -84,6 +86,8 @@ enum Command {
     User(user::Options),
     /// Show what a store holds, whether it is sound, and merge or delete its files by hand.
     Store(store::Options),
+    /// Read what other systems have kept into a store: Prometheus and OpenMetrics text, line protocol, CSV, Parquet, JSON.
+    Import(import::Options),
     /// Show what the views of a running service do, and why one has emitted nothing.
     Views(views::Options),
     /// Check the configuration, the views and the alert rules; exits non-zero where something is wrong.
@@ -139,6 +143,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         Command::Serve { config, data } => serve_store(&config, data),
         Command::User(options) => user::run(options),
         Command::Store(options) => runtime()?.block_on(store::run(options)),
+        Command::Import(options) => runtime()?.block_on(import::run(options)),
         Command::Views(options) => runtime()?.block_on(views::run(options)),
         Command::Check { config, reachable } => runtime()?.block_on(check::run(config.load()?, reachable)),
         Command::Config(ConfigCommand::Show { config }) => {

@@ -21,7 +21,10 @@ pub async fn run(config: &Config) -> Result<()> {
     let users = config.serve.users.as_ref().map(Into::into);
     warn_of_openness(&serve, config.serve.users.as_ref().map(std::path::Path::new));
     let bound = Bound::bind(&serve).await?;
-    let store = Arc::new(Store::inspect(&settings::store(config)).await?);
+    let store = Arc::new(Store::inspect(&settings::store(config, None)).await?);
+    for damage in store.damaged() {
+        warn!(table = damage.table, what = damage.what, "a table is left out that cannot be read");
+    }
     let query = Arc::new(tables::engine(settings::query(config), store.clone(), Vec::new())?);
     let admission = Admission::new(query.clone(), users)?;
     let api = Api {

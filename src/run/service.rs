@@ -138,7 +138,7 @@ pub async fn run(
         None => making.alone(engine, reloads, stop.clone()).await?,
         Some(partials) => making.among_others(engine, partials, stop.clone()).await?,
     };
-    let upkeep = upkeep::start(settings.upkeep, store.clone(), telemetry.clone(), on_duty)?;
+    let upkeep = upkeep::start(current.clone(), store.clone(), telemetry.clone(), on_duty)?;
     let (committer_stop, committer) = spawn_committer(&settings, &store, &telemetry, &obstacles);
     telemetry.reloads.taken_up(clock::now_secs());
     let correcting = tokio::spawn(corrector.run(current));

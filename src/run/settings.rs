@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 
 use super::core::Input;
 use super::effects::Topics;
+use super::retention::Retention;
 use super::{shipped, upkeep};
 use crate::config::{Config, Loaded, raw};
 use crate::decide::planner::ScalingTarget;
@@ -80,10 +81,10 @@ impl Settings {
             series_max: config.limits.series_max,
             age_max: config.limits.age_max.get(),
             ahead_max: config.limits.ahead_max.get(),
-            store: store(config),
+            store: store(config, None),
             upkeep: upkeep::Settings {
                 interval: config.store.upkeep_interval.get(),
-                retention: config.store.retention.map(|keep| keep.get()),
+                retention: Retention::of(&config.store),
                 vacuum_after: config.store.vacuum_after.get(),
             },
             idle_timeout: config.stream.idle_timeout.get(),
@@ -116,15 +117,22 @@ impl Settings {
     }
 }
 
-/// Returns where the store is and how it behaves.
-pub fn store(config: &Config) -> store::Settings {
+/// How variables begin in which the tools of the clouds look for what `store.options` may say, by the same names.
+const CLOUDS: [&str; 3] = ["AWS_", "AZURE_", "GOOGLE_"];
+
+/// Returns where the store is and how it behaves. `data`: another place than the configuration says.
+pub fn store(config: &Config, data: Option<&str>) -> store::Settings {
+    let url = data.unwrap_or(&config.store.url).to_owned();
+    let of_cloud =
+        |(name, _): &(String, String)| url.contains("://") && CLOUDS.iter().any(|from| name.starts_with(from));
+    let environment = std::env::vars().filter(of_cloud).map(|(name, value)| (name.to_ascii_lowercase(), value));
     store::Settings {
-        url: config.store.url.clone(),
-        options: config.store.options.clone().into_map().into_iter().collect::<HashMap<_, _>>(),
+        options: environment.chain(config.store.options.clone().into_map()).collect::<HashMap<_, _>>(),
         commit_interval: config.store.commit_interval.get(),
         head_bytes_max: config.store.head_bytes_max.bytes() as usize,
         durable: config.store.durable,
         shared: config.kafka.partials_topic.is_some(),
+        url,
     }
 }
 
@@ -175,7 +183,7 @@ pub fn kafka(config: &Config) -> kafka::settings::Settings {
     }
 }
 
-fn limits(config: &Config) -> Limits {
+pub fn limits(config: &Config) -> Limits {
     let limits = &config.limits;
     Limits {
         name_bytes_max: limits.name_bytes_max,

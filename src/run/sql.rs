@@ -12,11 +12,11 @@ use arrow::datatypes::SchemaRef;
 use arrow::ipc::reader::StreamReader;
 use url::Url;
 
-use super::{client, prompt, tables};
-use crate::config;
+use super::store::warn_of_damage;
+use super::{ConfigFile, client, prompt, settings, tables};
 use crate::query::format::{self, Format};
 use crate::query::{Engine, Settings, statement};
-use crate::store::{self, Store};
+use crate::store::Store;
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -26,12 +26,14 @@ pub struct Options {
     /// Read statements from this file.
     #[arg(long, value_name = "FILE", conflicts_with = "sql")]
     file: Option<PathBuf>,
-    /// The service to ask; without it the one that ./bellwether.toml describes.
+    /// The service to ask; without it the one that the configuration describes.
     #[arg(long, value_name = "URL", conflicts_with = "data")]
     url: Option<Url>,
     /// Read the tables of this folder (or object-store URL) instead of asking a service.
     #[arg(long, value_name = "DIR")]
     data: Option<String>,
+    #[command(flatten)]
+    config: ConfigFile,
     /// How to write the answer: table, csv, json, ndjson, arrow, parquet.
     #[arg(short, long, default_value = "table")]
     format: String,
@@ -49,7 +51,7 @@ pub async fn run(options: Options) -> Result<()> {
         "{} is not for a terminal (hint: add --output FILE)",
         options.format
     );
-    let source = Source::of(options.data.as_deref(), options.url.clone()).await?;
+    let source = Source::of(options.data.as_deref(), options.url.clone(), &options.config).await?;
     let statements = match read_statements(&options)? {
         Some(text) => statement::split(&text).context("failed to tell the statements apart")?,
         None => return prompt::run(source, format).await,
@@ -94,11 +96,9 @@ fn read_statements(options: &Options) -> Result<Option<String>> {
     }
 }
 
-/// Returns where the service answers that ./bellwether.toml describes.
-pub fn default_url() -> Result<Url> {
-    let here = PathBuf::from("bellwether.toml");
-    let loaded = config::load(here.exists().then_some(here.as_path()), std::env::vars())?;
-    Ok(Url::parse(&format!("http://{}", loaded.config.serve.listen))?)
+/// Returns where the service answers that a configuration describes.
+pub fn url_of(config: &ConfigFile) -> Result<Url> {
+    Ok(Url::parse(&format!("http://{}", config.load()?.config.serve.listen))?)
 }
 
 /// Who answers.
@@ -108,12 +108,14 @@ pub enum Source {
 }
 
 impl Source {
-    async fn of(data: Option<&str>, url: Option<Url>) -> Result<Source> {
+    async fn of(data: Option<&str>, url: Option<Url>, config: &ConfigFile) -> Result<Source> {
         let Some(folder) = data else {
-            return Ok(Source::Service(url.map_or_else(default_url, Ok)?));
+            return Ok(Source::Service(url.map_or_else(|| url_of(config), Ok)?));
         };
-        let settings = store::Settings { url: folder.to_owned(), ..store::Settings::default() };
-        let engine = tables::engine(Settings::default(), Arc::new(Store::inspect(&settings).await?), Vec::new())?;
+        let settings = settings::store(&config.load()?.config, data);
+        let store = Store::inspect(&settings).await?;
+        warn_of_damage(&store);
+        let engine = tables::engine(Settings::default(), Arc::new(store), Vec::new())?;
         Ok(Source::Folder { name: folder.to_owned(), engine })
     }
 

@@ -12,6 +12,7 @@ use indicatif::{BinaryBytes, HumanCount, ProgressBar, ProgressStyle};
 use super::clock::{Clock as _, WallClock};
 use super::settings;
 use super::{ConfigFile, service};
+use crate::config::raw::Config;
 use crate::store::{Due, Eagerness, Held, Merged, Store};
 
 #[derive(clap::Args)]
@@ -58,7 +59,7 @@ enum Command {
 
 /// Where the store lies.
 #[derive(clap::Args)]
-struct Place {
+pub struct Place {
     /// The folder (or object-store URL) of the store; without it the one of the configuration.
     #[arg(long, value_name = "DIR")]
     data: Option<String>,
@@ -67,19 +68,25 @@ struct Place {
 }
 
 impl Place {
-    fn settings(&self) -> Result<crate::store::Settings> {
-        let settings = settings::store(&self.config.load()?.config);
-        Ok(match &self.data {
-            Some(url) => crate::store::Settings { url: url.clone(), ..settings },
-            None => settings,
-        })
+    /// Returns the configuration, at its defaults where there is none.
+    pub fn config(&self) -> Result<Config> {
+        Ok(self.config.load()?.config)
+    }
+
+    /// Returns where the store is, and how it behaves.
+    pub fn settings(&self) -> Result<crate::store::Settings> {
+        Ok(settings::store(&self.config()?, self.data.as_deref()))
     }
 }
 
 /// Carries out the command.
 pub async fn run(options: Options) -> Result<()> {
     match options.command {
-        Command::Stats { place, json } => stats(&Store::inspect(&place.settings()?).await?.held(), json),
+        Command::Stats { place, json } => {
+            let store = Store::inspect(&place.settings()?).await?;
+            warn_of_damage(&store);
+            stats(&store.held(), json)
+        }
         Command::Verify { place, table } => verify(&Store::inspect(&place.settings()?).await?, table).await,
         Command::Compact { place } => compact(&Store::adopt(&place.settings()?).await?).await,
         Command::Vacuum { place, keep, dry_run } => {
@@ -90,6 +97,13 @@ pub async fn run(options: Options) -> Result<()> {
             println!("{verb} {} files, {}", HumanCount(done.files as u64), BinaryBytes(done.bytes));
             Ok(())
         }
+    }
+}
+
+/// Tells people of tables that cannot be read; the others are answered from.
+pub fn warn_of_damage(store: &Store) {
+    for damage in store.damaged() {
+        eprintln!("warning: table {}: {}", damage.table, damage.what);
     }
 }
 
@@ -127,13 +141,20 @@ fn stats(held: &[Held], json: bool) -> Result<()> {
 }
 
 async fn verify(store: &Store, only: Option<String>) -> Result<()> {
-    let mut held = store.held();
+    let (mut held, mut unreadable) = (store.held(), store.damaged().to_vec());
     if let Some(only) = &only {
         held.retain(|table| table.table == *only);
-        ensure!(!held.is_empty(), "no table is called {only} (hint: bellwether store stats lists them)");
+        unreadable.retain(|damage| damage.table == *only);
+        ensure!(
+            !held.is_empty() || !unreadable.is_empty(),
+            "no table is called {only} (hint: bellwether store stats lists them)"
+        );
     }
     let bar = bar(held.iter().map(|table| table.bytes).sum());
     let (mut lost, mut damaged, mut seen) = (0, 0, 0);
+    for damage in &unreadable {
+        println!("{}: {}", damage.table, damage.what);
+    }
     for table in &held {
         bar.set_message(table.table.clone());
         let (verified, damages) = store.verify(&table.table, |bytes| bar.inc(bytes)).await?;
@@ -149,6 +170,12 @@ async fn verify(store: &Store, only: Option<String>) -> Result<()> {
         }
     }
     bar.finish_and_clear();
+    ensure!(
+        unreadable.is_empty(),
+        "{} tables cannot be read at all, and {damaged} of {seen} files of the others are damaged (hint: take what is \
+         named above out of a backup; the rest is sound)",
+        unreadable.len()
+    );
     ensure!(
         damaged == 0,
         "{damaged} of {seen} files are damaged; {} rows cannot be read any more (hint: take the files named above out of a \

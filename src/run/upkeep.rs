@@ -12,25 +12,21 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use super::clock::{Clock as _, WallClock};
+use super::corrector::Current;
+use super::retention::{Keeper, Retention};
 use super::service::chain;
-use crate::store::{Eagerness, Store, StoreError};
+use crate::store::{Eagerness, Store};
 use crate::telemetry::Telemetry;
 
 const VACUUM_INTERVAL: Duration = Duration::from_secs(3600);
-/// The tables that records go to, to which `store.retention` applies.
-const RECORDS: [&str; 4] = ["samples", "events", "rejected", "late"];
-/// Rows of the loop's memory: only the newest is ever read.
-const MEMORY: &str = "state";
-const MEMORY_KEEP: Duration = Duration::from_secs(3600);
 /// How much the threads give way; 19 would be most.
 const NICENESS: libc::c_int = 10;
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// How often it is looked for merges.
     pub interval: Duration,
-    /// How long records are kept; for good without it.
-    pub retention: Option<Duration>,
+    pub retention: Retention,
     /// How long a file stays after it was taken out of its table.
     pub vacuum_after: Duration,
 }
@@ -50,8 +46,13 @@ impl Drop for Upkeep {
     }
 }
 
-/// Starts the thread, which works while `on_duty` says that this instance is the one to do so.
-pub fn start(settings: Settings, store: Arc<Store>, telemetry: Telemetry, on_duty: Arc<AtomicBool>) -> Result<Upkeep> {
+/// Starts the thread, which works while `on_duty` says that this instance is the one to do so. `current`: what runs.
+pub fn start(
+    current: watch::Receiver<Arc<Current>>,
+    store: Arc<Store>,
+    telemetry: Telemetry,
+    on_duty: Arc<AtomicBool>,
+) -> Result<Upkeep> {
     let (stop, mut stopped) = watch::channel(false);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -62,7 +63,7 @@ pub fn start(settings: Settings, store: Arc<Store>, telemetry: Telemetry, on_dut
         .build()
         .context("failed to start the runtime of the upkeep")?;
     let thread = thread::Builder::new().name("upkeep".to_owned()).spawn(move || {
-        let work = runtime.spawn(work(settings, store, telemetry, on_duty));
+        let work = runtime.spawn(work(current, store, telemetry, on_duty));
         runtime.block_on(async {
             let _ = stopped.wait_for(|stopped| *stopped).await;
         });
@@ -82,19 +83,29 @@ fn give_way() {
     }
 }
 
-async fn work(settings: Settings, store: Arc<Store>, telemetry: Telemetry, on_duty: Arc<AtomicBool>) {
-    let mut vacuumed = Instant::now();
+async fn work(
+    current: watch::Receiver<Arc<Current>>,
+    store: Arc<Store>,
+    telemetry: Telemetry,
+    on_duty: Arc<AtomicBool>,
+) {
+    let (mut vacuumed, mut keeper) = (Instant::now(), Keeper::default());
     loop {
-        tokio::time::sleep(settings.interval).await;
+        let settings = current.borrow().settings.clone();
+        tokio::time::sleep(settings.upkeep.interval).await;
         if !on_duty.load(Ordering::SeqCst) {
             continue;
         }
+        // An import goes on beside a service that shares with nobody, too.
+        if let Err(error) = store.refresh().await {
+            warn!(error = chain(&error), "what others stored is shown later");
+        }
         merge_due(&store, &telemetry, &on_duty).await;
-        retain(&settings, &store).await;
+        keeper.keep(&settings, &store).await;
         telemetry.store.set_files(store.held().iter().map(|held| held.files).sum());
         if vacuumed.elapsed() >= VACUUM_INTERVAL {
             vacuumed = Instant::now();
-            match store.vacuum(settings.vacuum_after, WallClock.time_of_day(), false).await {
+            match store.vacuum(settings.upkeep.vacuum_after, WallClock.time_of_day(), false).await {
                 Ok(done) => info!(done.files, done.bytes, done.log_entries, "files that nobody reads any more deleted"),
                 Err(error) => warn!(error = chain(&error), "files that nobody reads any more are deleted later"),
             }
@@ -116,17 +127,6 @@ async fn merge_due(store: &Store, telemetry: &Telemetry, on_duty: &AtomicBool) {
             }
             Ok(None) => debug!(table = due.table(), "another changed the files first"),
             Err(error) => warn!(table = due.table(), error = chain(&error), "files stay small for now"),
-        }
-    }
-}
-
-async fn retain(settings: &Settings, store: &Store) {
-    let records = settings.retention.into_iter().flat_map(|keep| RECORDS.map(|table| (table, keep)));
-    for (table, keep) in records.chain([(MEMORY, MEMORY_KEEP)]) {
-        match store.retain(table, keep).await {
-            Ok(0) | Err(StoreError::Unknown { .. }) => {}
-            Ok(rows) => debug!(table, rows, "rows past their retention left"),
-            Err(error) => warn!(table, error = chain(&error), "rows past their retention leave later"),
         }
     }
 }

@@ -4,20 +4,22 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use url::Url;
 
-use super::{client, sql};
+use super::{ConfigFile, client, sql};
 
 #[derive(clap::Args)]
 pub struct Options {
     /// The view to explain; without it every view in a line.
     view: Option<String>,
-    /// The service to ask; without it the one that ./bellwether.toml describes.
+    /// The service to ask; without it the one that the configuration describes.
     #[arg(long, value_name = "URL")]
     url: Option<Url>,
+    #[command(flatten)]
+    config: ConfigFile,
 }
 
 /// Asks and prints.
 pub async fn run(options: Options) -> Result<()> {
-    let url = options.url.map_or_else(sql::default_url, Ok)?;
+    let url = options.url.map_or_else(|| sql::url_of(&options.config), Ok)?;
     let path = options.view.as_ref().map_or("/views".to_owned(), |view| format!("/views/{view}"));
     let answer = tokio::task::spawn_blocking(move || client::get(&url, &path)).await??;
     let answer: Value = serde_json::from_slice(&answer).context("the answer is no JSON")?;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::{File, OpenOptions, TryLockError};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
@@ -18,10 +18,13 @@ use super::{Settings, StoreError};
 
 /// The file whose lock says that a folder has a writer, or several that share it.
 const LOCK_FILE: &str = ".bellwether.lock";
+/// The file whose lock says that somebody brings rows from elsewhere into a folder, beside its writer.
+const IMPORT_LOCK_FILE: &str = ".bellwether.import.lock";
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 const LOCK_STEP: Duration = Duration::from_millis(10);
 const HINT_ALONE: &str =
     "stop it, or give this one a folder of its own; only writers that all share a folder go together";
+const HINT_IMPORT: &str = "an import is under way; let it end, or stop it";
 const HINT_SHARED: &str = "that one does not share the folder; stop it, or start it as one that does";
 
 #[derive(Debug)]
@@ -33,7 +36,8 @@ pub(super) struct Location {
     folder: Option<PathBuf>,
     /// Whether other processes may write here at the same time.
     pub shared: bool,
-    lock: Option<File>,
+    /// Held for as long as the location is.
+    locks: Vec<File>,
     durable: Option<Arc<DurableFolder>>,
 }
 
@@ -84,43 +88,66 @@ impl Location {
             Some(_) => Arc::new(LocalFileSystem::new()),
             None => Arc::from(object_store::parse_url_opts(&url, &config.raw).map_err(|e| refused(e.to_string()))?.0),
         };
-        Ok(Location { url, config, objects, folder, shared: settings.shared, lock: None, durable: None })
+        Ok(Location { url, config, objects, folder, shared: settings.shared, locks: Vec::new(), durable: None })
     }
 
     /// Makes the folder where it is missing and takes its lock, with others where it is shared; nothing to do on an
     /// object store, where every commit is a compare-and-set. With a disk, whatever is written from now on is durable on it.
     pub fn lock(mut self, disk: Option<Arc<dyn Disk>>) -> Result<Location, StoreError> {
-        let Some(folder) = &self.folder else { return Ok(self) };
-        let root = self.url.to_file_path().unwrap_or_else(|()| folder.clone());
-        let named = |action, path: &std::path::Path| {
-            let path = path.display().to_string();
-            move |source| StoreError::Folder { action, path, source }
+        let Some(root) = self.make_folder(disk.as_deref())? else { return Ok(self) };
+        let (file, imports) = (open_lock(&root, LOCK_FILE)?, open_lock(&root, IMPORT_LOCK_FILE)?);
+        // What an import has half-written is not left behind.
+        let clear = || {
+            if imports.try_lock().is_ok() {
+                durable::clear_staging(&root);
+            }
         };
-        match &disk {
-            Some(disk) => durable::make_root(disk.as_ref(), &root)?,
+        let taken = take_lock(&file, self.shared, clear);
+        drop(imports);
+        self.locked(taken, &root, if self.shared { HINT_SHARED } else { HINT_ALONE })?;
+        self.locks.push(file);
+        Ok(self.on(disk, &root))
+    }
+
+    /// Makes the folder where it is missing, to bring rows into it beside whoever writes it: one at a time.
+    pub fn lock_import(mut self, disk: Option<Arc<dyn Disk>>) -> Result<Location, StoreError> {
+        let Some(root) = self.make_folder(disk.as_deref())? else { return Ok(self) };
+        let file = open_lock(&root, IMPORT_LOCK_FILE)?;
+        self.locked(lock_soon(|| file.try_lock()), &root, HINT_IMPORT)?;
+        self.locks.push(file);
+        Ok(self.on(disk, &root))
+    }
+
+    /// Takes both locks: nobody else writes.
+    pub fn lock_all(self, disk: Option<Arc<dyn Disk>>) -> Result<Location, StoreError> {
+        self.lock(disk.clone())?.lock_import(disk)
+    }
+
+    /// Returns the folder, made where it was missing; none of an object store.
+    fn make_folder(&self, disk: Option<&dyn Disk>) -> Result<Option<PathBuf>, StoreError> {
+        let Some(folder) = &self.folder else { return Ok(None) };
+        let root = self.url.to_file_path().unwrap_or_else(|()| folder.clone());
+        match disk {
+            Some(disk) => durable::make_root(disk, &root)?,
             None => std::fs::create_dir_all(&root).map_err(named("make", folder))?,
         }
-        let path = root.join(LOCK_FILE);
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .map_err(named("write to", &path))?;
-        match take_lock(&file, self.shared, || durable::clear_staging(&root)) {
-            Ok(()) => self.lock = Some(file),
-            Err(TryLockError::WouldBlock) => {
-                let hint = if self.shared { HINT_SHARED } else { HINT_ALONE };
-                return Err(StoreError::Locked { path: folder.display().to_string(), hint });
-            }
-            Err(TryLockError::Error(source)) => return Err(named("lock", &path)(source)),
-        }
+        Ok(Some(root))
+    }
+
+    fn locked(&self, taken: Result<(), TryLockError>, root: &Path, hint: &'static str) -> Result<(), StoreError> {
+        taken.map_err(|refused| match refused {
+            TryLockError::WouldBlock => StoreError::Locked { path: self.to_string(), hint },
+            TryLockError::Error(source) => named("lock", root)(source),
+        })
+    }
+
+    fn on(mut self, disk: Option<Arc<dyn Disk>>, root: &Path) -> Location {
         if let Some(disk) = disk {
-            let durable = Arc::new(DurableFolder::open(disk, &root));
+            let durable = Arc::new(DurableFolder::open(disk, root));
             self.objects = durable.clone();
             self.durable = Some(durable);
         }
-        Ok(self)
+        self
     }
 
     /// Puts something between the tables and their objects: the faults of tests.
@@ -166,6 +193,16 @@ impl Location {
     }
 }
 
+fn named(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> StoreError {
+    let path = path.display().to_string();
+    move |source| StoreError::Folder { action, path, source }
+}
+
+fn open_lock(root: &Path, name: &str) -> Result<File, StoreError> {
+    let path = root.join(name);
+    OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(named("write to", &path))
+}
+
 /// Takes the lock of a folder, shared or not, and calls `alone` at a moment when nobody else can hold it.
 fn take_lock(file: &File, shared: bool, alone: impl FnOnce()) -> Result<(), TryLockError> {
     if !shared {
@@ -193,7 +230,7 @@ fn lock_soon(lock: impl Fn() -> Result<(), TryLockError>) -> Result<(), TryLockE
     }
 }
 
-fn local_tables(folder: &std::path::Path) -> Vec<String> {
+fn local_tables(folder: &Path) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     let mut names: Vec<String> = entries
         .flatten()

@@ -35,7 +35,7 @@ use disk::{Disk, LocalDisk};
 use location::Location;
 use table::Table;
 pub use table::{Committed, Merged, TableSpec, Vacuumed};
-pub use upkeep::{Due, Held};
+pub use upkeep::{Due, Held, Past};
 pub use verify::{Damage, Verified};
 
 /// Where the store is and how it behaves.
@@ -142,6 +142,8 @@ pub struct Store {
     /// One commit at a time, in the order of [`Store::order`].
     committing: tokio::sync::Mutex<()>,
     series: series::Indexed,
+    /// Tables that were found and cannot be read.
+    damaged: Vec<Damage>,
 }
 
 impl Store {
@@ -155,9 +157,18 @@ impl Store {
         Store::open_at(location, specs).await
     }
 
+    /// Opens the store to bring rows of another origin into it, beside whoever writes it, making what is missing. One at a
+    /// time does on a folder.
+    pub async fn open_beside(settings: &Settings, specs: Vec<TableSpec>) -> Result<Store, StoreError> {
+        let disk = settings.durable.then(|| Arc::new(LocalDisk) as Arc<dyn Disk>);
+        let location = Location::parse(&Settings { shared: true, ..settings.clone() })?;
+        let location = tokio::task::spawn_blocking(move || location.lock_import(disk)).await??;
+        Store::open_at(location, specs).await
+    }
+
     async fn open_at(location: Location, specs: Vec<TableSpec>) -> Result<Store, StoreError> {
-        let (tables, pinning, committing, series) = Default::default();
-        let store = Store { location, tables, pinning, committing, series };
+        let (tables, pinning, committing, series, damaged) = Default::default();
+        let store = Store { location, tables, pinning, committing, series, damaged };
         store.extend(specs).await?;
         Ok(store)
     }
@@ -190,9 +201,32 @@ impl Store {
         Ok(())
     }
 
-    /// Opens all tables found under a URL to look at them, beside whoever writes them.
+    /// Opens all tables found under a URL to look at them, beside whoever writes them: all that can be read, see
+    /// [`Store::damaged`].
+    ///
+    /// # Errors
+    /// A place with no table, or none that can be read.
     pub async fn inspect(settings: &Settings) -> Result<Store, StoreError> {
-        Store::found(Location::parse(settings)?).await
+        let location = Location::parse(settings)?;
+        let (mut specs, mut damaged, mut first) = (Vec::new(), Vec::new(), None);
+        for name in location.tables().await? {
+            match table::provider_at(&location, &name).await {
+                Ok(table) => specs.push(columns::spec_of(&name, table.schema())),
+                Err(error) => {
+                    damaged.push(Damage::of_table(name, &error));
+                    first.get_or_insert(error);
+                }
+            }
+        }
+        if specs.is_empty() {
+            return Err(first.unwrap_or(StoreError::Absent { path: location.to_string() }));
+        }
+        Ok(Store { damaged, ..Store::open_at(location, specs).await? })
+    }
+
+    /// Returns the tables that were found and cannot be read.
+    pub fn damaged(&self) -> &[Damage] {
+        &self.damaged
     }
 
     /// Opens all tables found under a URL for their upkeep: alone where it is a folder.
@@ -202,18 +236,11 @@ impl Store {
         if location.tables().await?.is_empty() {
             return Err(StoreError::Absent { path: location.to_string() });
         }
-        let location = tokio::task::spawn_blocking(move || location.lock(disk)).await??;
-        Store::found(location).await
-    }
-
-    async fn found(location: Location) -> Result<Store, StoreError> {
+        let location = tokio::task::spawn_blocking(move || location.lock_all(disk)).await??;
         let mut specs = Vec::new();
         for name in location.tables().await? {
             let schema = table::provider_at(&location, &name).await?.schema();
             specs.push(columns::spec_of(&name, schema));
-        }
-        if specs.is_empty() {
-            return Err(StoreError::Absent { path: location.to_string() });
         }
         Store::open_at(location, specs).await
     }

@@ -3,6 +3,7 @@
 //! How rows become a commit is `commit`'s, what other writers commit meanwhile `others`'; never decides either here.
 
 mod commit;
+mod expiry;
 mod others;
 mod rewrite;
 mod vacuum;
@@ -34,6 +35,7 @@ use super::file::{Encoded, Shape};
 use super::location::{Location, Settling};
 use super::reader::FileReader;
 use super::scan::PinnedTable;
+pub(super) use expiry::Leaves;
 use others::Others;
 pub use rewrite::Merged;
 pub use vacuum::Vacuumed;

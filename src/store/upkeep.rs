@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 
 use super::compaction::{self, Eagerness, File, Merge};
-use super::table::{Merged, Vacuumed};
+use super::table::{Leaves, Merged, Vacuumed};
 use super::verify::{Damage, Verified};
 use super::{Store, StoreError};
 use crate::model::time::EventTime;
@@ -33,6 +33,21 @@ impl Due {
 
     pub fn bytes(&self) -> u64 {
         self.merge.files.iter().map(|file| file.bytes).sum()
+    }
+}
+
+/// A file that may hold rows past their time: of those that are kept for as long as `keep` or shorter.
+#[derive(Clone, Debug)]
+pub struct Past {
+    table: String,
+    file: File,
+    pub keep: Duration,
+}
+
+impl Past {
+    /// Returns the file's path in its table, which no other file ever has.
+    pub fn path(&self) -> &str {
+        &self.file.path
     }
 }
 
@@ -81,6 +96,37 @@ impl Store {
             return Ok(0);
         }
         Ok(files.iter().map(|file| file.rows).sum())
+    }
+
+    /// Returns the files of a table whose newest row is older than the shortest of `spans`, each with the longest span that it
+    /// is past. Ages count from the table's newest row.
+    pub fn past(&self, table: &str, spans: &[Duration]) -> Result<Vec<Past>, StoreError> {
+        let files = self.table(table)?.live();
+        let Some(now) = files.iter().filter_map(|file| file.times).map(|(_, newest)| newest).max() else {
+            return Ok(Vec::new());
+        };
+        let age = |file: &File| Some(Duration::from_micros(now.abs_diff(file.times?.1)));
+        let past = |file: File| {
+            let age = age(&file)?;
+            let keep = spans.iter().copied().filter(|span| *span < age).max()?;
+            Some(Past { table: table.to_owned(), file, keep })
+        };
+        Ok(files.into_iter().filter_map(past).collect())
+    }
+
+    /// Takes rows out of a file: those with a value in an Int64 column that `leaves` says. Returns how many that were; none
+    /// where somebody else changed the file meanwhile.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or holds other rows than the log says; nothing is changed then.
+    pub async fn expire(
+        &self,
+        past: &Past,
+        column: &str,
+        leaves: &(dyn Fn(i64) -> bool + Send + Sync),
+    ) -> Result<Option<u64>, StoreError> {
+        let leaves = Leaves { column, of: leaves };
+        self.table(&past.table)?.expire(&past.file, leaves, &self.committing, &self.pinning).await
     }
 
     /// Deletes files that were taken out of their table longer than `keep` ago, and files as old that no commit named; and

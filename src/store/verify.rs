@@ -1,10 +1,13 @@
 //! Whether everything that the log names is there and reads as the log says. Changes nothing, and goes on after a fault:
 //! what is lost is told file by file.
 
+use std::error::Error as _;
+
 use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::ObjectStoreExt as _;
 use parquet::arrow::ParquetRecordBatchStreamBuilder;
 
+use super::StoreError;
 use super::compaction::File;
 use super::table::Table;
 
@@ -19,6 +22,15 @@ pub struct Damage {
     /// The times of the oldest and newest of them in microseconds, where the table has a time.
     pub times: Option<(i64, i64)>,
     pub what: String,
+}
+
+impl Damage {
+    /// Returns that a table cannot be opened.
+    pub(super) fn of_table(table: String, error: &StoreError) -> Damage {
+        let cause = std::iter::successors(error.source(), |cause| (*cause).source()).last();
+        let what = cause.map_or_else(|| error.to_string(), ToString::to_string);
+        Damage { table, file: None, rows: 0, times: None, what: format!("its log cannot be read: {what}") }
+    }
 }
 
 /// What was looked at.

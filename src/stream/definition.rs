@@ -16,6 +16,8 @@ use crate::query;
 
 /// How many windows back window functions see where a view does not say.
 const LOOKBACK_WINDOWS: u32 = 60;
+/// The shortest that rows are kept: what was just emitted may yet be compared with what a late row makes of it.
+const RETENTION_MIN: Duration = Duration::from_secs(3600);
 
 /// Ends of names that stand for something made of a view.
 const KEPT_SUFFIXES: [&str; 2] = [query::CORRECTED, query::EMITTED];
@@ -41,6 +43,8 @@ pub struct Definition {
     /// How often windows that rows came too late for are computed anew, in versions beside what was emitted; none where
     /// what was emitted is the last word.
     pub correct_every: Option<Duration>,
+    /// How long its rows are kept, by the newest of them; for good where it says nothing.
+    pub retention: Option<Duration>,
     /// The topic its rows go to, where it asks for one.
     pub topic: Option<String>,
     /// The topic its late rows go to, where it asks for one.
@@ -220,7 +224,8 @@ impl Draft {
         if self.options.correct_every.is_some() {
             self.check_corrections(window, before)?;
         }
-        let Options { lateness, lookback, backfill, correct_every, topic, late_topic, state_bytes_max } = self.options;
+        let Options { lateness, lookback, backfill, correct_every, retention, topic, late_topic, state_bytes_max } =
+            self.options;
         Ok(Definition {
             name: self.name.into(),
             file: self.file,
@@ -231,6 +236,7 @@ impl Draft {
             lookback: lookback.unwrap_or_else(|| window.slide().saturating_mul(LOOKBACK_WINDOWS)),
             backfill,
             correct_every,
+            retention,
             topic,
             late_topic,
             state_bytes_max,
@@ -324,6 +330,7 @@ struct Options {
     lookback: Option<Duration>,
     backfill: Duration,
     correct_every: Option<Duration>,
+    retention: Option<Duration>,
     topic: Option<String>,
     late_topic: Option<String>,
     state_bytes_max: usize,
@@ -332,8 +339,9 @@ struct Options {
 impl Options {
     fn read(given: &CreateTableOptions, defaults: Defaults) -> Result<Options, String> {
         let Defaults { lateness, state_bytes_max } = defaults;
-        let (lookback, backfill, correct_every, topic, late_topic) = Default::default();
-        let mut options = Options { lateness, lookback, backfill, correct_every, topic, late_topic, state_bytes_max };
+        let (lookback, backfill, correct_every, retention, topic, late_topic) = Default::default();
+        let mut options =
+            Options { lateness, lookback, backfill, correct_every, retention, topic, late_topic, state_bytes_max };
         let CreateTableOptions::With(given) = given else { return Ok(options) };
         for option in given {
             let SqlOption::KeyValue { key, value } = option else {
@@ -350,11 +358,15 @@ impl Options {
                     Duration::ZERO => return Err("option correct_every must be above zero".to_owned()),
                     every => options.correct_every = Some(every),
                 },
+                "retention" => match duration(&value)? {
+                    short if short < RETENTION_MIN => return Err("option retention must be at least 1h".to_owned()),
+                    keep => options.retention = Some(keep),
+                },
                 "topic" => options.topic = Some(value),
                 "late_topic" => options.late_topic = Some(value),
                 "state_max" => options.state_bytes_max = bytes(&value)?,
                 other => {
-                    let known = "lateness, lookback, backfill, correct_every, topic, late_topic, state_max";
+                    let known = "lateness, lookback, backfill, correct_every, retention, topic, late_topic, state_max";
                     return Err(format!("option {other:?} is not known (hint: {known})"));
                 }
             }
@@ -450,5 +462,7 @@ mod tests {
         assert!(parse(kept).unwrap_err().to_string().contains("kept for"));
         let option = parse("CREATE MATERIALIZED VIEW v WITH (nonsense = '1') AS SELECT 1").unwrap_err().to_string();
         assert!(option.contains("lateness, lookback"), "{option}");
+        let short = parse("CREATE MATERIALIZED VIEW v WITH (retention = '59m') AS SELECT 1").unwrap_err().to_string();
+        assert!(short.contains("at least 1h"), "{short}");
     }
 }

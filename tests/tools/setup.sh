@@ -11,7 +11,7 @@ usage: setup.sh build|check|test [--rust]
   build   what compiling and running Bellwether needs: Rust, a C and C++ compiler, make, OpenSSL and zlib headers
   check   that, and cargo's fmt and clippy
   test    what `build` needs, and the real clients of the tests: a Java runtime and Maven (for Kafka), kcat, psql, openssl,
-          promtool and Prometheus, pgjdbc, a Python environment with duckdb, deltalake, polars, confluent-kafka, psycopg, adbc
+          promtool and Prometheus, pgjdbc, a Python environment with duckdb, deltalake, polars, confluent-kafka, psycopg, adbc, moto
   --rust  also install Rust by rustup where there is none (for machines nobody sits at)
 environment: BW_CACHE   where downloads stay (default ~/.cache/bellwether)
 TEXT

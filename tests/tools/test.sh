@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs every test: the Rust tests, the checks' own tests, generated queries against DuckDB, the clients that people have, the
-# end-to-end test on a real Kafka, once undisturbed and once killed on the way, and the faults between the program and Kafka.
+# Runs every test: the Rust tests, the checks' own tests, generated queries against DuckDB, the clients that people have, imports,
+# an S3 server, the end-to-end test on a real Kafka, once undisturbed and once killed on the way, and the faults between the program and Kafka.
 # Starts brokers of its own and stops them whatever happens. What `make test` calls.
 #
 # environment: E2E_RECORDS (default 1000000), E2E_KILLS (5), E2E_SEED (7), CARGO_TARGET_DIR
@@ -43,6 +43,8 @@ golden_views() { "$cache/venv/bin/python" "$here/views_data.py" --check && "$cac
 oracle_tests() { "$cache/venv/bin/python" "$here/views_oracle_test.py"; }
 queries() { "$cache/venv/bin/python" "$here/sql_oracle.py" --binary "$work/bellwether" --seed "${E2E_SEED:-7}"; }
 clients() { "$cache/venv/bin/python" "$here/clients.py" --binary "$work/bellwether" --jdbc "$(ls "$cache"/postgresql-*.jar)"; }
+imports() { "$cache/venv/bin/python" "$here/imports.py" --binary "$work/bellwether" --seed "${E2E_SEED:-7}"; }
+bucket() { "$cache/venv/bin/python" "$here/s3.py" --binary "$work/bellwether"; }
 checks_tests() { "$cache/venv/bin/python" "$here/checks_test.py"; }
 # Both runs make the very same records, and compare the ids of what was said about them.
 e2e() {
@@ -63,6 +65,8 @@ if step "build" build; then
     step "tests of the checks" checks_tests
     step "queries by DuckDB" queries
     step "clients" clients
+    step "imports" imports
+    step "a bucket, several writers" bucket
     if [[ -n ${BW_KAFKA:-} ]]; then
         now=$(date +%s)
         step "end to end" e2e --prefix e2e

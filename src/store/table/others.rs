@@ -177,8 +177,7 @@ impl Table {
             let seen = self.head().others.seen;
             let entry = self.log.read_commit_entry(seen + 1).await.map_err(|source| self.unread(source))?;
             let Some(entry) = entry else { return Ok(seen) };
-            let unique = self.shared && self.spec.unique_by.is_some();
-            self.head().go_through(&String::from_utf8_lossy(&entry), unique);
+            self.head().go_through(&String::from_utf8_lossy(&entry), self.spec.unique_by.is_some());
         }
     }
 

@@ -33,6 +33,7 @@ use super::super::StoreError;
 use super::super::compaction::{FILE_BYTES, File, Merge};
 use super::super::file::{self, Shape, Writer};
 use super::commit::{FAILURES_MAX, RACES_MAX, backoff, is_outrun};
+use super::expiry::Leaves;
 use super::{DAY, Shown, Table, conform, provide};
 
 /// How the name of a file begins that is part of a finished day.
@@ -76,12 +77,22 @@ impl Table {
         turn: &tokio::sync::Mutex<()>,
         pinning: &RwLock<()>,
     ) -> Result<Option<Merged>, StoreError> {
+        self.rewrite_where(merge, None, turn, pinning).await
+    }
+
+    /// Rewrites files, without the rows that are to leave.
+    pub(super) async fn rewrite_where(
+        &self,
+        merge: &Merge,
+        leaves: Option<Leaves<'_>>,
+        turn: &tokio::sync::Mutex<()>,
+        pinning: &RwLock<()>,
+    ) -> Result<Option<Merged>, StoreError> {
         let mut written = Vec::new();
-        let done = self.rewrite(merge, &mut written).await;
-        let swapped = match done {
+        let swapped = match self.rewrite(merge, leaves, &mut written).await {
             Ok(()) => {
                 let _turn = turn.lock().await;
-                self.swap(&merge.files, written.clone(), false, pinning).await
+                self.swap(&merge.files, written.clone(), leaves.is_some(), pinning).await
             }
             // Nothing names what was written.
             Err(error) => {
@@ -121,7 +132,12 @@ impl Table {
     }
 
     /// Writes the rows of files, merged, as new ones.
-    async fn rewrite(&self, merge: &Merge, written: &mut Vec<Add>) -> Result<(), StoreError> {
+    async fn rewrite(
+        &self,
+        merge: &Merge,
+        leaves: Option<Leaves<'_>>,
+        written: &mut Vec<Add>,
+    ) -> Result<(), StoreError> {
         let day = merge.files.first().and_then(|file| file.day).filter(|_| self.spec.day_of.is_some());
         let kind = if merge.finishes { FINISHED } else { "run-" };
         let id = Uuid::new_v4();
@@ -129,11 +145,11 @@ impl Table {
         let (mut writer, mut count) = (Writer::new(&self.spec, Shape::Compacted)?, 0);
         while let Some(batch) = rows.try_next().await.map_err(|source| self.unreadable(source))? {
             count += batch.num_rows() as u64;
-            writer.write(&batch)?;
+            writer.write(&leaves.map_or_else(|| batch.clone(), |leaves| leaves.without(&batch)))?;
             if writer.size() as u64 >= FILE_BYTES {
                 let full = std::mem::replace(&mut writer, Writer::new(&self.spec, Shape::Compacted)?);
                 let name = format!("{kind}{:05}-{id}.zstd.parquet", written.len());
-                written.push(self.put_file(name, &full.close(day)?, false).await?);
+                written.push(self.put_file(name, &full.close(day)?, leaves.is_some()).await?);
             }
         }
         let expected: u64 = merge.files.iter().map(|file| file.rows).sum();
@@ -145,7 +161,7 @@ impl Table {
         }
         if writer.rows() > 0 {
             let name = format!("{kind}{:05}-{id}.zstd.parquet", written.len());
-            written.push(self.put_file(name, &writer.close(day)?, false).await?);
+            written.push(self.put_file(name, &writer.close(day)?, leaves.is_some()).await?);
         }
         Ok(())
     }

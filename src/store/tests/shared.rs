@@ -47,6 +47,50 @@ async fn writers_that_share_go_together_and_one_that_does_not_goes_alone() {
     }
 }
 
+/// An import writes beside a service, shared or not, one at a time; nobody else merges or deletes meanwhile by hand. What both
+/// meet, be it in the same tables or the same values, is there once, and each shows what the other brought.
+#[tokio::test]
+async fn an_import_goes_beside_a_writer_of_either_kind() {
+    for is_shared in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let service = Store::open(&shared(&folder, is_shared), specs()).await.unwrap();
+        let import = Store::open_beside(&settings(&folder), specs()).await.unwrap();
+        let second = Store::open_beside(&settings(&folder), specs()).await.unwrap_err();
+        assert!(second.to_string().contains("an import is under way"), "{second}");
+        for (store, values, app) in [(&service, 0..5, "a"), (&import, 3..8, "b"), (&service, 6..10, "a")] {
+            store.append("s", Some(rows(values.clone())), &[]).unwrap();
+            store.append("t", Some(rows(values.clone())), &[(app, values.end)]).unwrap();
+            store.commit().await.unwrap();
+            for other in [&service, &import] {
+                other.refresh().await.unwrap();
+            }
+        }
+        for store in [&service, &import] {
+            assert_eq!(all(store.pin(), "s").await, (0..10).collect::<Vec<_>>());
+            assert_eq!(all(store.pin(), "t").await, [0, 1, 2, 3, 3, 4, 4, 5, 6, 6, 7, 7, 8, 9]);
+        }
+        drop(service);
+        let by_hand = Store::adopt(&settings(&folder)).await.unwrap_err();
+        assert!(by_hand.to_string().contains("an import is under way"), "{by_hand}");
+        let restarted = Store::open(&shared(&folder, is_shared), specs()).await.unwrap();
+        drop((import, restarted));
+        Store::adopt(&settings(&folder)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_an_import_has_half_written_is_not_taken_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let import = Store::open_beside(&settings(&folder), specs()).await.unwrap();
+    let left = folder.path().join(".staging/left");
+    std::fs::write(&left, "half a fi").unwrap();
+    drop(Store::open(&settings(&folder), specs()).await.unwrap());
+    assert!(left.exists(), "the import may be about to name it");
+    drop(import);
+    drop(Store::open(&settings(&folder), specs()).await.unwrap());
+    assert!(!left.exists());
+}
+
 #[tokio::test]
 async fn half_written_files_are_taken_away_only_by_a_writer_that_is_alone() {
     let folder = tempfile::tempdir().unwrap();

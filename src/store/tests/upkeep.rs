@@ -91,8 +91,8 @@ async fn fault_22_of_two_maintainers_one_gives_up() {
     assert_eq!(left, 3);
 }
 
-/// Faults 23 and 30: a writer, two maintainers, retention and readers, all at once. A reader sees all rows through some
-/// number, never fewer than it saw before, but for those that retention took.
+/// Faults 23 and 30: a writer, two maintainers, retention of files and of rows, and readers, all at once. A reader sees all
+/// rows through some number, never fewer than it saw before, but for those that retention took.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fault_23_merges_beside_appends_deletes_and_queries_are_exact() {
     let folder = tempfile::tempdir().unwrap();
@@ -114,20 +114,26 @@ async fn fault_23_merges_beside_appends_deletes_and_queries_are_exact() {
                     // The first day goes once the third has begun.
                     let gone = store.retain("t", Duration::from_secs(47 * 3600)).await.unwrap();
                     forgotten.fetch_add(gone as i64, Ordering::SeqCst);
+                    // Of the second, the even ones do.
+                    for past in store.past("t", &[Duration::from_secs(23 * 3600)]).unwrap() {
+                        let gone = store.expire(&past, "n", &|n| n % 2 == 0).await.unwrap();
+                        forgotten.fetch_add(gone.unwrap_or(0) as i64, Ordering::SeqCst);
+                    }
                     tokio::task::yield_now().await;
                 }
                 merged
             })
         })
         .collect();
+    let is_kept = |n: &i64| n % 3 == 2 || (n % 3 == 1 && n % 2 == 1);
     let reader = {
         let (store, done) = (stores[1].clone(), done.clone());
         tokio::spawn(async move {
             let (mut most, mut looks) = (0, 0);
             while !done.load(Ordering::SeqCst) {
-                let seen: Vec<i64> = all(store.pin(), "t").await.into_iter().filter(|n| n % 3 != 0).collect();
+                let seen: Vec<i64> = all(store.pin(), "t").await.into_iter().filter(is_kept).collect();
                 let through = seen.last().map_or(0, |last| last + 1);
-                let expected: Vec<i64> = (0..through).filter(|n| n % 3 != 0).collect();
+                let expected: Vec<i64> = (0..through).filter(is_kept).collect();
                 assert_eq!(seen, expected, "rows of days that are kept are missing, or twice");
                 assert!(through >= most, "{through} after {most}");
                 (most, looks) = (through, looks + 1);
@@ -139,12 +145,12 @@ async fn fault_23_merges_beside_appends_deletes_and_queries_are_exact() {
     done.store(true, Ordering::SeqCst);
     let merged: usize = futures::future::try_join_all(maintainers).await.unwrap().into_iter().sum();
     assert!(merged > 10 && reader.await.unwrap() > 3, "{merged} merges");
-    let first_day = forgotten.load(Ordering::SeqCst);
-    assert!(first_day > 0, "retention took something");
+    let gone = forgotten.load(Ordering::SeqCst);
+    assert!(gone > 40, "retention took all of the first day and more: {gone}");
     stores[1].refresh().await.unwrap();
     let left = all(stores[1].pin(), "t").await;
-    assert_eq!(left.len() as i64 + first_day, 120, "{left:?}");
-    assert_eq!(left.iter().filter(|n| *n % 3 != 0).count(), 80);
+    assert_eq!(left.len() as i64 + gone, 120, "{left:?}");
+    assert_eq!(left.iter().filter(|n| is_kept(n)).count(), 60);
 }
 
 /// Fault 24: what was merged away stays for readers that hold on to it. The control keeps nothing, and such a reader fails.
@@ -227,4 +233,50 @@ async fn retention_takes_whole_files_that_are_older() {
     assert_eq!(store.retain("t", Duration::from_secs(24 * 3600)).await.unwrap(), 3);
     assert_eq!(all(store.pin(), "t").await, [1, 2, 4, 5, 7, 8]);
     assert_eq!(store.position("t", "a").await.unwrap(), Some(9));
+}
+
+#[tokio::test]
+async fn rows_that_are_kept_for_shorter_leave_files_that_others_stay_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open_daily(&folder).await;
+    commit_each(&store, 0..12).await;
+    merge_all(&store).await;
+    let hours = |n: u64| Duration::from_secs(n * 3600);
+    let past = store.past("t", &[hours(20), hours(40), hours(60)]).unwrap();
+    let mut ages: Vec<Duration> = past.iter().map(|past| past.keep).collect();
+    ages.sort_unstable();
+    assert_eq!(ages, [hours(20), hours(40)], "the days before the last, by the longest that each is past");
+    let mut gone = Vec::new();
+    for past in &past {
+        let leaves = |n: i64| n == 4 || (n % 2 == 0 && past.keep == hours(40));
+        gone.push(store.expire(past, "n", &leaves).await.unwrap());
+        assert_eq!(store.expire(past, "n", &leaves).await.unwrap_or_default(), None, "the file is another now");
+    }
+    gone.sort_unstable();
+    assert_eq!(gone, [Some(1), Some(2)]);
+    assert_eq!(all(store.pin(), "t").await, [1, 2, 3, 5, 7, 8, 9, 10, 11]);
+    for past in store.past("t", &[hours(20)]).unwrap() {
+        assert_eq!(store.expire(&past, "n", &|n| n == 4).await.unwrap(), Some(0), "nothing is left to leave");
+    }
+    assert_eq!(store.verify("t", |_| ()).await.unwrap().1, []);
+    assert!(store.due(Eagerness::Thorough).is_empty(), "a finished day stays one");
+}
+
+#[tokio::test]
+async fn a_table_whose_log_is_damaged_is_named_and_the_others_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&settings(&folder), pair()).await.unwrap();
+    append_pair(&store, 0..3, "a");
+    store.commit().await.unwrap();
+    drop(store);
+    let entry = folder.path().join("t/_delta_log/00000000000000000001.json");
+    let whole = std::fs::read(&entry).unwrap();
+    std::fs::write(&entry, &whole[..whole.len() / 2]).unwrap();
+    let found = Store::inspect(&settings(&folder)).await.unwrap();
+    assert_eq!(all(found.pin(), "u").await, [0, 1, 2]);
+    let damaged: Vec<_> = found.damaged().iter().map(|damage| (damage.table.as_str(), damage.file.clone())).collect();
+    assert_eq!(damaged, [("t", None)], "{:?}", found.damaged());
+    assert!(Store::adopt(&settings(&folder)).await.is_err(), "nobody merges what cannot be read");
+    std::fs::remove_dir_all(folder.path().join("u")).unwrap();
+    assert!(Store::inspect(&settings(&folder)).await.is_err(), "nothing is left to read");
 }
