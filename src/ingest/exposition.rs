@@ -100,10 +100,10 @@ impl Exposition {
         if let Some(known) = intake.recall(spelling) {
             return Ok(known);
         }
-        let (quoted, labels) = labels(line, head, plain.len())?;
-        let name = quoted.as_deref().unwrap_or(plain);
-        // A name that stands in quotes was not to be seen before.
-        let (kind, unit) = if quoted.is_some() { self.family.of(name) } else { (kind, unit) };
+        let (inner, labels) = labels(line, head, plain.len())?;
+        let name = inner.as_deref().unwrap_or(plain);
+        // A name that stands among the labels was not to be seen before.
+        let (kind, unit) = if inner.is_some() { self.family.of(name) } else { (kind, unit) };
         let labels = labels.iter().map(|(name, value)| (&**name, &**value)).collect();
         intake
             .intern(spelling, &mut Descriptor { name, labels, kind, unit })
@@ -135,7 +135,10 @@ fn end_of_series(line: &str) -> Result<usize, Reject> {
 
 type Labels<'a> = Vec<(Cow<'a, str>, Cow<'a, str>)>;
 
-/// Returns the labels of a series, and its name where that stands among them in quotes.
+/// The label that is the name, as dumps of Prometheus have it.
+const NAME: &str = "__name__";
+
+/// Returns the labels of a series, and its name where that stands among them.
 fn labels<'a>(line: &str, head: &'a str, name_end: usize) -> Result<(Option<Cow<'a, str>>, Labels<'a>), Reject> {
     let (mut name, mut labels) = (None, Labels::new());
     let Some(open) = head[name_end..].find('{') else { return Ok((None, labels)) };
@@ -156,9 +159,11 @@ fn labels<'a>(line: &str, head: &'a str, name_end: usize) -> Result<(Option<Cow<
             Some(value) => {
                 let (value, after) = quoted(value.trim_ascii_start())
                     .ok_or_else(|| refuse(line, here, Reason::Syntax, "a label as name=\"value\""))?;
-                // An empty label is no label.
-                if !value.is_empty() {
-                    labels.push((key, value));
+                match (&*key, name_end) {
+                    (NAME, 0) => name = Some(value),
+                    // An empty label is no label.
+                    _ if value.is_empty() => {}
+                    _ => labels.push((key, value)),
                 }
                 after.trim_ascii_start()
             }
@@ -206,8 +211,7 @@ fn time(word: &str) -> Option<EventTime> {
     if let Ok(whole) = word.parse() {
         return Some(EventTime::from_epoch_guess(whole));
     }
-    let seconds: f64 = word.parse().ok()?;
-    seconds.is_finite().then(|| EventTime::from_secs_f64(seconds))
+    EventTime::from_epoch_guess_f64(word.parse().ok()?)
 }
 
 fn column(line: &str, place: usize) -> usize {

@@ -8,7 +8,7 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::{DataType, Float64Type, Int64Type, TimeUnit, TimestampMicrosecondType};
 use arrow::error::ArrowError;
-use chrono::{NaiveDate, NaiveDateTime};
+use chrono::{DateTime, NaiveDate, NaiveDateTime};
 
 use super::intake::{Intake, Spelling, at, clip};
 use super::{Bounds, Limits};
@@ -39,6 +39,27 @@ pub struct Columns {
     pub metric: Option<String>,
 }
 
+/// What a column is known to hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holds {
+    Number,
+    /// Text, or what can be written as such.
+    Text,
+    /// What can be neither name nor label.
+    Other,
+}
+
+impl Holds {
+    /// Returns what a column of a type holds.
+    pub fn of(held: &DataType) -> Holds {
+        match held {
+            held if held.is_numeric() => Holds::Number,
+            held if held.is_nested() || matches!(held, DataType::FixedSizeBinary(_)) => Holds::Other,
+            _ => Holds::Text,
+        }
+    }
+}
+
 /// Why the columns of a table could not be told.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ColumnsError {
@@ -59,6 +80,7 @@ pub struct Layout {
     /// With what each adds to the metric's name.
     values: Vec<(usize, Option<String>)>,
     labels: Vec<(usize, String)>,
+    left_out: Vec<usize>,
     /// Columns of an export of `metrics`: a map of labels, the kind and the unit.
     map: Option<usize>,
     kind: Option<usize>,
@@ -66,11 +88,11 @@ pub struct Layout {
 }
 
 impl Columns {
-    /// Finds the columns in a header. `is_number` tells of a place whether its column is known to hold numbers.
+    /// Finds the columns in a header. `holds` tells of a place what its column is known to hold.
     ///
     /// # Errors
     /// A column that is said and not there, or one that must be there and could not be told.
-    pub fn find(&self, header: &[&str], is_number: impl Fn(usize) -> bool) -> Result<Layout, ColumnsError> {
+    pub fn find(&self, header: &[&str], holds: impl Fn(usize) -> Holds) -> Result<Layout, ColumnsError> {
         let found = || header.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
         let place = |column: &str| header.iter().position(|name| *name == column);
         let said = |column: &String| {
@@ -86,7 +108,8 @@ impl Columns {
         };
         let name = match &self.name {
             Some(column) => Some(said(column)?),
-            None => known(&NAMES),
+            None if self.metric.is_none() => known(&NAMES),
+            None => None,
         };
         let map = place(LABELS);
         let [kind, unit] = [KIND, UNIT].map(|column| map.and_then(|_| place(column)));
@@ -96,7 +119,7 @@ impl Columns {
         let values = match self.values.as_slice() {
             [] => match known(&VALUES) {
                 Some(at) => vec![at],
-                None => (0..header.len()).filter(|at| !is_taken(*at) && is_number(*at)).collect(),
+                None => (0..header.len()).filter(|at| !is_taken(*at) && holds(*at) == Holds::Number).collect(),
             },
             said_of => said_of.iter().map(said).collect::<Result<_, _>>()?,
         };
@@ -106,13 +129,17 @@ impl Columns {
         let has_name = name.is_some() || self.metric.is_some();
         let is_plain = |at: usize| values.len() == 1 && has_name && VALUES.contains(&&*header[at].to_ascii_lowercase());
         let suffix = |&at: &usize| (at, (!is_plain(at)).then(|| header[at].to_owned()));
-        let labels = (0..header.len()).filter(|at| !is_taken(*at) && !values.contains(at));
+        let others = (0..header.len()).filter(|at| !is_taken(*at) && !values.contains(at));
+        // What has no name, as the numbers of rows that some write, is no label; nor is what is no text.
+        let (labels, left_out): (Vec<usize>, Vec<usize>) =
+            others.partition(|at| !header[*at].is_empty() && holds(*at) != Holds::Other);
         Ok(Layout {
             header: header.iter().map(|&name| name.to_owned()).collect(),
             time,
             name,
             metric: self.metric.clone(),
-            labels: labels.map(|at| (at, header[at].to_owned())).collect(),
+            labels: labels.iter().map(|&at| (at, header[at].to_owned())).collect(),
+            left_out,
             values: values.iter().map(suffix).collect(),
             map,
             kind,
@@ -131,7 +158,16 @@ impl fmt::Display for Layout {
             write!(f, "; name: {}", named(at))?;
         }
         let labels = list(&mut self.map.into_iter().chain(self.labels.iter().map(|(at, _)| *at)));
-        if labels.is_empty() { Ok(()) } else { write!(f, "; labels: {labels}") }
+        if !labels.is_empty() {
+            write!(f, "; labels: {labels}")?;
+        }
+        match self.left_out.as_slice() {
+            [] => Ok(()),
+            places => {
+                let places: Vec<String> = places.iter().map(|at| format!("{:?}", named(*at))).collect();
+                write!(f, "; left out: {}", places.join(", "))
+            }
+        }
     }
 }
 
@@ -284,11 +320,8 @@ impl Row for Csv<'_> {
 
     fn number(&self, column: usize) -> Result<Option<f64>, Reject> {
         match self.cell(column) {
-            "" | "null" | "NULL" => Ok(None),
-            cell => cell.parse().map(Some).map_err(|_| {
-                let message = format!("column {}: expected a number, got {:?}", column + 1, clip(cell));
-                Reject::new(Reason::Type, message)
-            }),
+            cell if is_nothing(cell) => Ok(None),
+            cell => cell.parse().map(Some).map_err(|_| no_number(column, cell)),
         }
     }
 
@@ -307,11 +340,20 @@ impl Row for Csv<'_> {
     }
 }
 
+fn is_nothing(cell: &str) -> bool {
+    matches!(cell, "" | "null" | "NULL")
+}
+
+fn no_number(column: usize, cell: &str) -> Reject {
+    Reject::new(Reason::Type, format!("column {}: expected a number, got {:?}", column + 1, clip(cell)))
+}
+
 /// The columns of a batch, each as what the layout wants of it.
 struct Arrays {
     times: ArrayRef,
     texts: Vec<Option<StringArray>>,
-    numbers: Vec<Option<ArrayRef>>,
+    /// With what they were read from, where that is text.
+    numbers: Vec<Option<(ArrayRef, Option<StringArray>)>>,
     map: Option<ArrayRef>,
 }
 
@@ -323,7 +365,10 @@ impl Arrays {
             texts[at] = Some(cast(batch.column(at), &DataType::Utf8)?.as_string::<i32>().clone());
         }
         for (at, _) in &layout.values {
-            numbers[*at] = Some(cast(batch.column(*at), &DataType::Float64)?);
+            let column = batch.column(*at);
+            let text = Holds::of(column.data_type()) != Holds::Number;
+            let text = text.then(|| cast(column, &DataType::Utf8)).transpose()?;
+            numbers[*at] = Some((cast(column, &DataType::Float64)?, text.map(|text| text.as_string::<i32>().clone())));
         }
         let map = layout.map.map(|at| as_map(batch.column(at))).transpose()?;
         Ok(Arrays { times: times_of(batch.column(layout.time))?, texts, numbers, map })
@@ -375,7 +420,11 @@ impl Row for ArrayRow<'_> {
                 Ok(EventTime::from_micros(times.as_primitive::<TimestampMicrosecondType>().value(row)))
             }
             DataType::Int64 => Ok(EventTime::from_epoch_guess(times.as_primitive::<Int64Type>().value(row))),
-            DataType::Float64 => Ok(EventTime::from_secs_f64(times.as_primitive::<Float64Type>().value(row))),
+            DataType::Float64 => {
+                let number = times.as_primitive::<Float64Type>().value(row);
+                let refused = || Reject::new(Reason::NotFinite, format!("expected a time, got {number}"));
+                EventTime::from_epoch_guess_f64(number).ok_or_else(refused)
+            }
             _ => time_of(times.as_string::<i32>().value(row)),
         }
     }
@@ -386,8 +435,14 @@ impl Row for ArrayRow<'_> {
     }
 
     fn number(&self, column: usize) -> Result<Option<f64>, Reject> {
-        let numbers = self.columns.numbers[column].as_ref().map(|numbers| numbers.as_primitive::<Float64Type>());
-        Ok(numbers.filter(|numbers| numbers.is_valid(self.row)).map(|numbers| numbers.value(self.row)))
+        let Some((numbers, text)) = &self.columns.numbers[column] else { return Ok(None) };
+        if numbers.is_valid(self.row) {
+            return Ok(Some(numbers.as_primitive::<Float64Type>().value(self.row)));
+        }
+        match text.as_ref().filter(|text| text.is_valid(self.row)).map(|text| text.value(self.row)) {
+            Some(text) if !is_nothing(text) => Err(no_number(column, text)),
+            _ => Ok(None),
+        }
     }
 
     fn pairs<'a>(&'a self, _: usize, pairs: &mut Vec<(&'a str, &'a str)>) -> Result<(), Reject> {
@@ -408,8 +463,10 @@ fn time_of(text: &str) -> Result<EventTime, Reject> {
     if text.is_empty() {
         return Err(Reject::new(Reason::Missing, "expected a time, got none"));
     }
+    let text = text.strip_suffix(" UTC").unwrap_or(text);
     let of_day = || NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?.and_hms_opt(0, 0, 0);
     let plain = || NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.f").ok();
+    let zoned = || DateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.f%#z").ok();
     let iso = || NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M:%S%.f").ok();
     let read = text
         .parse()
@@ -419,7 +476,8 @@ fn time_of(text: &str) -> Result<EventTime, Reject> {
         .or_else(|| {
             plain().or_else(iso).or_else(of_day).map(|at| EventTime::from_micros(at.and_utc().timestamp_micros()))
         })
-        .or_else(|| text.parse::<f64>().ok().filter(|s| s.is_finite()).map(EventTime::from_secs_f64));
+        .or_else(|| zoned().map(|at| EventTime::from_micros(at.timestamp_micros())))
+        .or_else(|| EventTime::from_epoch_guess_f64(text.parse().ok()?));
     let expected = "a time such as 2026-03-01T12:00:00Z or 1772366400";
     read.ok_or_else(|| Reject::new(Reason::Type, format!("expected {expected}, got {:?}", clip(text))))
 }

@@ -172,6 +172,11 @@ impl Interner {
         self.ids.is_empty()
     }
 
+    /// Tells whether no new series is taken in any more.
+    pub fn is_full(&self) -> bool {
+        self.ids.len() >= self.series_max
+    }
+
     pub fn get(&self, at: SeriesRef) -> Option<Series<'_>> {
         let row = at.0 as usize;
         let family = self.families.get(*self.family_of.get(row)?)?;
@@ -259,7 +264,7 @@ impl Interner {
                 _ => Ok(known),
             };
         }
-        if self.ids.len() >= self.series_max {
+        if self.is_full() {
             return Err(InternError::Full { max: self.series_max });
         }
         Ok(self.push(id, descriptor))

@@ -48,6 +48,15 @@ impl EventTime {
         }
     }
 
+    /// The same of a number with a fraction; `None` where it is not finite.
+    pub fn from_epoch_guess_f64(n: f64) -> Option<Self> {
+        match n.abs() {
+            small if small < 1e11 => Some(EventTime::from_secs_f64(n)),
+            large if large.is_finite() => Some(EventTime::from_epoch_guess(n as i64)),
+            _ => None,
+        }
+    }
+
     /// Reads an RFC 3339 date and time; `None` where it is not one.
     pub fn parse_rfc3339(text: &str) -> Option<Self> {
         DateTime::parse_from_rfc3339(text).ok().map(|t| EventTime(t.timestamp_micros()))

@@ -101,10 +101,12 @@ impl Keeper {
         let kept = self.kept(store).await?;
         for past in &past {
             let leaves = |id: i64| kept.get(&id).is_some_and(|keep| *keep <= past.keep);
-            match store.expire(past, SERIES_ID, &leaves).await? {
-                Some(0) => _ = self.clean.insert(past.path().to_owned(), past.keep),
-                Some(rows) => debug!(table = SAMPLES, rows, "rows past their retention left"),
-                None => debug!(table = SAMPLES, "another changed the file first"),
+            match store.expire(past, SERIES_ID, &leaves).await {
+                Ok(Some(0)) => _ = self.clean.insert(past.path().to_owned(), past.keep),
+                Ok(Some(rows)) => debug!(table = SAMPLES, rows, "rows past their retention left"),
+                Ok(None) => debug!(table = SAMPLES, "another changed the file first"),
+                // The others are none the worse for it.
+                Err(error) => warn!(file = past.path(), error = chain(&error), "rows past their retention leave later"),
             }
         }
         let live: std::collections::HashSet<String> = store.files().into_iter().map(|(_, file)| file.path).collect();

@@ -123,11 +123,19 @@ const CLOUDS: [&str; 3] = ["AWS_", "AZURE_", "GOOGLE_"];
 /// Returns where the store is and how it behaves. `data`: another place than the configuration says.
 pub fn store(config: &Config, data: Option<&str>) -> store::Settings {
     let url = data.unwrap_or(&config.store.url).to_owned();
-    let of_cloud =
-        |(name, _): &(String, String)| url.contains("://") && CLOUDS.iter().any(|from| name.starts_with(from));
-    let environment = std::env::vars().filter(of_cloud).map(|(name, value)| (name.to_ascii_lowercase(), value));
+    let said = config.store.options.clone().into_map();
+    // One option has several names.
+    let plain = |name: &str| {
+        let name = name.to_ascii_lowercase();
+        let inner = CLOUDS.iter().find_map(|cloud| name.strip_prefix(&cloud.to_ascii_lowercase())).unwrap_or(&name);
+        if inner == "endpoint_url" { "endpoint".to_owned() } else { inner.to_owned() }
+    };
+    let is_said = |name: &str| said.keys().any(|known| plain(known) == plain(name));
+    let of_cloud = |name: &str| url.contains("://") && CLOUDS.iter().any(|cloud| name.starts_with(cloud));
+    let environment = std::env::vars().filter(|(name, _)| of_cloud(name) && !is_said(name));
+    let environment = environment.map(|(name, value)| (name.to_ascii_lowercase(), value));
     store::Settings {
-        options: environment.chain(config.store.options.clone().into_map()).collect::<HashMap<_, _>>(),
+        options: environment.chain(said.clone()).collect::<HashMap<_, _>>(),
         commit_interval: config.store.commit_interval.get(),
         head_bytes_max: config.store.head_bytes_max.bytes() as usize,
         durable: config.store.durable,

@@ -36,6 +36,8 @@ pub(super) struct Location {
     folder: Option<PathBuf>,
     /// Whether other processes may write here at the same time.
     pub shared: bool,
+    /// Whether nobody else can be about to name a file here.
+    pub alone: bool,
     /// Held for as long as the location is.
     locks: Vec<File>,
     durable: Option<Arc<DurableFolder>>,
@@ -88,7 +90,16 @@ impl Location {
             Some(_) => Arc::new(LocalFileSystem::new()),
             None => Arc::from(object_store::parse_url_opts(&url, &config.raw).map_err(|e| refused(e.to_string()))?.0),
         };
-        Ok(Location { url, config, objects, folder, shared: settings.shared, locks: Vec::new(), durable: None })
+        Ok(Location {
+            url,
+            config,
+            objects,
+            folder,
+            shared: settings.shared,
+            alone: false,
+            locks: Vec::new(),
+            durable: None,
+        })
     }
 
     /// Makes the folder where it is missing and takes its lock, with others where it is shared; nothing to do on an
@@ -120,7 +131,8 @@ impl Location {
 
     /// Takes both locks: nobody else writes.
     pub fn lock_all(self, disk: Option<Arc<dyn Disk>>) -> Result<Location, StoreError> {
-        self.lock(disk.clone())?.lock_import(disk)
+        let locked = self.lock(disk.clone())?.lock_import(disk)?;
+        Ok(Location { alone: locked.folder.is_some(), ..locked })
     }
 
     /// Returns the folder, made where it was missing; none of an object store.

@@ -212,6 +212,8 @@ impl Store {
         for name in location.tables().await? {
             match table::provider_at(&location, &name).await {
                 Ok(table) => specs.push(columns::spec_of(&name, table.schema())),
+                // What may pass is no damage.
+                Err(error) if verify::is_outage(&error) => return Err(error),
                 Err(error) => {
                     damaged.push(Damage::of_table(name, &error));
                     first.get_or_insert(error);

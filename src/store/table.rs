@@ -95,6 +95,8 @@ pub(super) struct Table {
     settling: Settling,
     /// Whether others write the table too, so that a commit looks for theirs first.
     shared: bool,
+    /// Whether nobody else can be about to name a file in it.
+    alone: bool,
     head: Mutex<Head>,
     shown: RwLock<Shown>,
     /// The newest version that we committed ourselves.
@@ -172,7 +174,8 @@ impl Table {
         let (committed, checkpointed) = (AtomicU64::new(0), AtomicU64::new(state.version()));
         let head = Mutex::new(Head { others: Others::since(state.version()), ..Head::default() });
         let shown = RwLock::new(Shown { state, provider });
-        Ok(Table { spec, log, settling, shared: location.shared, head, shown, committed, checkpointed })
+        let (shared, alone) = (location.shared, location.alone);
+        Ok(Table { spec, log, settling, shared, alone, head, shown, committed, checkpointed })
     }
 
     pub fn spec(&self) -> &TableSpec {

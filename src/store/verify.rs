@@ -24,6 +24,13 @@ pub struct Damage {
     pub what: String,
 }
 
+/// Tells whether an error is of the store that files lie in, rather than of what lies there.
+pub(super) fn is_outage(error: &StoreError) -> bool {
+    let causes = std::iter::successors(error.source(), |cause| (*cause).source());
+    let mut causes = causes.filter_map(|cause| cause.downcast_ref::<object_store::Error>());
+    causes.any(|cause| !matches!(cause, object_store::Error::NotFound { .. }))
+}
+
 impl Damage {
     /// Returns that a table cannot be opened.
     pub(super) fn of_table(table: String, error: &StoreError) -> Damage {

@@ -127,9 +127,9 @@ class Tool:
         done = subprocess.run(command, capture_output=True, input=stdin, env=self.environment, timeout=DEADLINE_S)
         return done.returncode, done.stdout.decode(), done.stderr.decode()
 
-    def start(self, *arguments):
+    def start(self, *arguments, stdin=subprocess.DEVNULL):
         command = [self.binary, *map(str, arguments)]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self.environment, text=True)
+        return subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self.environment, text=True)
 
 
 def formats(tool: Tool, folder: Path, made: list, verdicts: Verdicts) -> Path:
@@ -178,6 +178,8 @@ def wrong(tool: Tool, folder: Path, verdicts: Verdicts):
     (folder / "quote.csv").write_text("ts,name,value\n2026-03-01,a,1\n2026-03-01,\"a,1\n" + "2026-03-01,a,1\n" * 600_000)
     (folder / "cut.prom.gz").write_bytes(gzip.compress(b"up 1 1772366400\n" * 100_000)[:100])
     (folder / "bad.prom").write_text("up 1 1772366400\nup one\n")
+    (folder / "many.prom").write_text("".join(f"up{{n=\"{n}\"}} 1 1772366400\n" for n in range(20)))
+    (folder / "few.toml").write_text("[limits]\nseries_max = 10\n")
     data = folder / "wrong"
     cases = [
         ("a file that is not there", ["nowhere.prom"], "failed to read nowhere.prom"),
@@ -185,12 +187,20 @@ def wrong(tool: Tool, folder: Path, verdicts: Verdicts):
         ("a table without a time", ["no_time.csv"], "--time COLUMN"),
         ("a quote that is not closed", ["quote.csv"], "is a quote not closed?"),
         ("a file that was cut off", ["cut.prom.gz"], "failed to import cut.prom.gz"),
+        ("more series than are allowed", ["many.prom"], "hint: raise it"),
         ("--strict at a broken line", ["bad.prom", "--strict"], "line 2: column"),
     ]
     for name, arguments, expected in cases:
         path = folder / arguments[0]
-        code, said, complained = tool.run("import", path, "--data", data, *arguments[1:])
+        few = ["--config", folder / "few.toml"] if "more series" in name else []
+        code, said, complained = tool.run("import", path, "--data", data, *arguments[1:], *few)
         verdicts.add(f"{name} is told", code == 1 and expected in complained.replace(f"{folder}/", ""), complained.strip()[-200:])
+    waiting = tool.start("import", "-", "--format", "prometheus", "--data", data, stdin=subprocess.PIPE)
+    waiting.stdin.write("up 1 1772366400\n")
+    waiting.stdin.flush()
+    time.sleep(1)
+    waiting.send_signal(signal.SIGINT)
+    verdicts.add("Ctrl-C ends one that waits for more", wait_until(lambda: waiting.poll() == 1, 5), f"exit code {waiting.poll()}: {waiting.stderr.read().strip()}")
     code, said, _ = tool.run("import", "-", "--format", "prometheus", "--data", data, stdin=b"up 1 1772366400\n")
     verdicts.add("standard input is read", code == 0 and "1 rows of 1 series" in said, said.strip())
 
@@ -255,7 +265,9 @@ def beside(tool: Tool, folder: Path, large: Path, verdicts: Verdicts):
     watcher = threading.Thread(target=watch)
     watcher.start()
     rows = pq.read_metadata(large).num_rows
-    importing = tool.start("import", history, large, "--data", data, "--metric", "large")
+    code, said, complained = tool.run("import", history, "--data", data)
+    verdicts.add("what was exported comes back", code == 0 and f"{told:,} rows" in said, said.strip() + complained[-200:])
+    importing = tool.start("import", large, "--data", data, "--metric", "large")
     time.sleep(0.3)
     code, _, complained = tool.run("import", history, "--data", data)
     verdicts.add("two imports into a folder at once: the second is told", code == 1 and "an import is under way" in complained, complained.strip())

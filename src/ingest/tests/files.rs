@@ -8,7 +8,7 @@ use arrow::array::{ArrayRef, Float64Array, Int64Array, MapBuilder, RecordBatch, 
 use serde_json::{Value as Json, json};
 
 use super::{Bench, Limits, Record, time};
-use crate::ingest::tabular::{Columns, ColumnsError, Tabular};
+use crate::ingest::tabular::{Columns, ColumnsError, Holds, Tabular};
 use crate::ingest::{Bounds, Format, exposition};
 use crate::model::reject::Reject;
 use crate::model::time::EventTime;
@@ -43,7 +43,7 @@ fn cells(text: &str) -> Json {
     let is_wide = !names.contains(&"value");
     let values = if is_wide { vec!["cpu".to_owned(), "mem".to_owned()] } else { Vec::new() };
     let columns = Columns { values, metric: is_wide.then(|| "node".to_owned()), ..Columns::default() };
-    let mut tabular = Tabular::new(columns.find(&names, |_| false).unwrap(), Limits::default());
+    let mut tabular = Tabular::new(columns.find(&names, |_| Holds::Text).unwrap(), Limits::default());
     let mut refused = Vec::new();
     for (at, record) in reader.records().enumerate() {
         let done = tabular.csv(&record.unwrap(), anytime(), &mut bench.interner, &mut bench.out);
@@ -79,7 +79,7 @@ fn every_file_gives_what_stands_beside_it() {
 
 #[test]
 fn columns_that_cannot_be_told_are_named_with_what_there_is() {
-    let find = |columns: Columns, header: &[&str]| columns.find(header, |_| false).unwrap_err();
+    let find = |columns: Columns, header: &[&str]| columns.find(header, |_| Holds::Text).unwrap_err();
     let found = |text: &str| text.to_owned();
     assert_eq!(
         find(Columns { time: Some("when".to_owned()), ..Columns::default() }, &["ts", "value"]),
@@ -111,7 +111,7 @@ fn typed_columns_are_read_as_what_they_are() {
     let batch = RecordBatch::try_from_iter(columns).unwrap();
     let schema = batch.schema();
     let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-    let layout = Columns::default().find(&names, |at| schema.field(at).data_type().is_numeric()).unwrap();
+    let layout = Columns::default().find(&names, |at| Holds::of(schema.field(at).data_type())).unwrap();
     let mut bench = Bench::new(Format::InfluxLine);
     let mut refused = Vec::new();
     Tabular::new(layout, Limits::default())

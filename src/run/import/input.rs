@@ -15,7 +15,7 @@ use indicatif::ProgressBar;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::ingest::tabular::{Columns, Layout, Tabular};
+use crate::ingest::tabular::{Columns, Holds, Layout, Tabular};
 use crate::ingest::{self, Bounds, Decoder, Format, Limits, Record};
 use crate::model::batch::Decoded;
 use crate::model::reject::{Reason, Reject};
@@ -129,13 +129,12 @@ impl Input {
     }
 
     /// Returns a hash of what is in the file and how it is read; none of standard input, which is read only once.
-    pub fn digest(&self, columns: &Columns) -> Result<Option<u128>> {
-        if self.bytes.is_none() {
-            return Ok(None);
-        }
+    pub fn digest(&self, columns: &Columns, at: Option<EventTime>) -> Result<Option<u128>> {
+        let Some(bytes) = self.bytes else { return Ok(None) };
         let mut hash = Xxh3::new();
-        hash.write(format!("{:?} {columns:?} {}", self.form, self.separator).as_bytes());
-        let mut file = BufReader::with_capacity(BUFFER_BYTES, self.file()?);
+        let is_table = matches!(self.form, Form::Csv | Form::Parquet);
+        hash.write(format!("{:?} {:?} {at:?}", self.form, is_table.then_some((columns, self.separator))).as_bytes());
+        let mut file = BufReader::with_capacity(BUFFER_BYTES, self.file()?.take(bytes));
         loop {
             let read = file.fill_buf()?;
             if read.is_empty() {
@@ -152,14 +151,15 @@ impl Input {
     }
 
     /// Begins to read.
-    pub fn open(self, columns: &Columns, limits: &Limits, bar: ProgressBar) -> Result<Opened> {
+    pub fn open(&self, columns: &Columns, limits: &Limits, bar: ProgressBar) -> Result<Opened> {
         if self.form == Form::Parquet {
             return Parquet::open(self.file()?, columns, limits, bar, self.bytes.unwrap_or_default())
                 .map(Opened::Parquet);
         }
         let packed: Box<dyn Read + Send> = match self.bytes {
             None => Box::new(bar.wrap_read(io::stdin())),
-            Some(_) => Box::new(bar.wrap_read(self.file()?)),
+            // What comes to a file meanwhile is not of what was hashed.
+            Some(bytes) => Box::new(bar.wrap_read(self.file()?.take(bytes))),
         };
         let packed = BufReader::with_capacity(BUFFER_BYTES, packed);
         let plain: Box<dyn Read + Send> = match self.packing {
@@ -299,7 +299,7 @@ impl Csv {
         let mut reader = csv::ReaderBuilder::new().flexible(true).delimiter(separator).from_reader(capped);
         let header: Vec<String> = reader.headers()?.iter().map(|name| name.trim().to_owned()).collect();
         let names: Vec<&str> = header.iter().map(String::as_str).collect();
-        let layout = columns.find(&names, |_| false)?;
+        let layout = columns.find(&names, |_| Holds::Text)?;
         let tabular = Tabular::new(layout, limits.clone());
         Ok(Csv { reader, ends, tabular, columns: names.len(), record: csv::ByteRecord::new(), at: 0 })
     }
@@ -355,7 +355,7 @@ impl Parquet {
         let builder = ParquetRecordBatchReaderBuilder::try_new(file)?;
         let schema = builder.schema().clone();
         let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-        let layout = columns.find(&names, |at| schema.field(at).data_type().is_numeric())?;
+        let layout = columns.find(&names, |at| Holds::of(schema.field(at).data_type()))?;
         let rows = builder.metadata().file_metadata().num_rows().max(0) as u64;
         let batches = builder.with_batch_size(PARQUET_ROWS).build()?;
         Ok(Parquet { batches, tabular: Tabular::new(layout, limits.clone()), rows, bytes, bar, at: 0 })

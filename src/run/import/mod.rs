@@ -12,9 +12,10 @@ use std::io::{IsTerminal, stderr};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
+use futures::FutureExt as _;
 use indicatif::{ProgressBar, ProgressStyle};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
 use super::clock::{self, Clock as _, WallClock};
@@ -53,13 +54,14 @@ pub struct Options {
     /// columns of numbers. Every other column is a label.
     #[arg(long, value_name = "COLUMN")]
     value: Vec<String>,
-    /// CSV, Parquet: the metric's name, where no column has it; with several columns of numbers, how their names begin.
+    /// CSV, Parquet: the metric's name; a column called name is a label then. With several columns of numbers, how the
+    /// metrics' names begin.
     #[arg(long, value_name = "NAME", conflicts_with = "name")]
     metric: Option<String>,
     /// The time of samples that come without one; without it when the file was last changed.
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     at: Option<EventTime>,
-    /// Stop at the first line or row that cannot be read, rather than putting it into the table `rejected`.
+    /// Import nothing of a file in which a line or row cannot be read, rather than putting that into the table `rejected`.
     #[arg(long)]
     strict: bool,
     /// Import a file once more that was imported before.
@@ -105,10 +107,10 @@ pub async fn run(options: Options) -> Result<()> {
     let mut job = Job { options, limits, bounds, store, interner };
     let mut sum = Tally::default();
     let (count, begun) = (inputs.len(), Instant::now());
+    let interrupted = super::interrupted().shared();
     for input in inputs {
-        let name = input.name.clone();
-        let done = job.import(input).await.with_context(|| format!("failed to import {name}"))?;
-        sum.add(&done);
+        let done = job.import(&input, interrupted.clone()).await;
+        sum.add(&done.with_context(|| format!("failed to import {}", input.name))?);
     }
     if count > 1 {
         println!("{count} files: {}", sum.told(begun.elapsed()));
@@ -133,50 +135,44 @@ struct Standing {
 }
 
 impl Job {
-    async fn import(&mut self, input: Input) -> Result<Tally> {
-        let begun = Instant::now();
-        let name = input.name.clone();
-        let standing = self.standing(&input).await?;
+    async fn import(&mut self, input: &Input, interrupted: impl Future<Output = ()>) -> Result<Tally> {
+        let (begun, name) = (Instant::now(), &input.name);
+        let standing = self.standing(input).await?;
         if standing.as_ref().is_some_and(|standing| standing.rows.min(standing.rejected) == reading::DONE) {
             println!("{name}: imported before, nothing to do (hint: --again imports it once more)");
             return Ok(Tally::default());
         }
-        let (form, changed) = (input.form, input.changed);
-        let bar = bar(input.bytes, &name);
-        let opened = input.open(&self.options.columns(), &self.limits, bar.clone())?;
-        if let Some(layout) = opened.layout() {
+        let bar = bar(input.bytes, name);
+        let cuts = standing.iter().flat_map(|standing| [standing.rows, standing.rejected]).collect::<Vec<_>>();
+        if self.options.strict {
+            self.reading(input, Vec::new(), &bar)?.check(&mut Interner::new(u32::MAX as usize))?;
+            bar.reset();
+        }
+        let reading = self.reading(input, cuts, &bar)?;
+        if let Some(layout) = reading.opened.layout() {
             bar.suspend(|| eprintln!("{name}: {layout}"));
         }
-        let reading = Reading {
-            topic: format!("import/{name}"),
-            opened,
-            form,
-            bounds: self.bounds,
-            fallback: self.options.at.or(changed).unwrap_or_else(clock::now),
-            now: clock::now(),
-            cuts: standing.iter().flat_map(|standing| [standing.rows, standing.rejected]).collect(),
-            strict: self.options.strict,
-            bar: bar.clone(),
-        };
         let (chunks, mut received) = mpsc::channel::<Chunk>(1);
+        let (done, read) = oneshot::channel();
         let mut interner = std::mem::replace(&mut self.interner, Interner::new(0));
-        let reader = tokio::task::spawn_blocking(move || {
-            let done = reading.run(&mut interner, &chunks);
-            (interner, done)
+        // A thread of its own, which nobody waits for where there is no more to read for now.
+        std::thread::spawn(move || {
+            let tally = reading.run(&mut interner, &chunks);
+            let _ = done.send((interner, tally));
         });
         let committed = tokio::select! {
-            committed = self.commit_all(&mut received, standing.as_ref(), form.table()) => committed,
-            () = super::interrupted() => Err(anyhow::anyhow!(
-                "interrupted; what was read so far is in the store (hint: the same command goes on from there)"
-            )),
+            committed = self.commit_all(&mut received, standing.as_ref(), input.form.table()) => committed,
+            () = interrupted => Err(anyhow!("interrupted")),
         };
-        // The reader stops where nobody takes what it reads.
-        drop(received);
-        let (interner, read) = reader.await?;
-        self.interner = interner;
         bar.finish_and_clear();
-        committed?;
-        let tally = read?;
+        let stored = committed.with_context(|| self.left_behind(input))?;
+        drop(received);
+        let (interner, tally) = read.await.context("the thread that reads stopped")?;
+        self.interner = interner;
+        let tally = match tally {
+            Err(error) if stored > 0 => return Err(error.context(self.left_behind(input))),
+            tally => tally?,
+        };
         tally.complaints.iter().for_each(|complaint| eprintln!("{name}: {complaint}"));
         println!("{name}: {}", tally.told(begun.elapsed()));
         if tally.refused() > 0 && self.store.is_some() {
@@ -185,9 +181,34 @@ impl Job {
         Ok(tally)
     }
 
+    fn reading(&self, input: &Input, cuts: Vec<u64>, bar: &ProgressBar) -> Result<Reading> {
+        Ok(Reading {
+            topic: format!("import/{}", input.name),
+            opened: input.open(&self.options.columns(), &self.limits, bar.clone())?,
+            form: input.form,
+            bounds: self.bounds,
+            fallback: self.options.at.or(input.changed).unwrap_or_else(clock::now),
+            now: clock::now(),
+            cuts,
+            strict: self.options.strict,
+            bar: bar.clone(),
+        })
+    }
+
+    /// Says what there is to know where an import ended before its file did.
+    fn left_behind(&self, input: &Input) -> &'static str {
+        match input.bytes.is_some() && !self.options.again {
+            true => {
+                "what was read before is in the store (hint: the same command goes on from there; a file that was changed \
+                 counts as another, and would be there twice in part)"
+            }
+            false => "what was read before may be in the store (hint: the same command would import it twice)",
+        }
+    }
+
     /// Returns how far a file is in the store; none where there is no telling, or nothing is to be written.
     async fn standing(&self, input: &Input) -> Result<Option<Standing>> {
-        let (Some(store), Some(digest)) = (&self.store, input.digest(&self.options.columns())?) else {
+        let (Some(store), Some(digest)) = (&self.store, input.digest(&self.options.columns(), self.options.at)?) else {
             return Ok(None);
         };
         let mut app = format!("import/{digest:032x}");
@@ -202,18 +223,21 @@ impl Job {
         Ok(Some(Standing { app, rejected, rows }))
     }
 
+    /// Returns how many chunks there were.
     async fn commit_all(
         &self,
         chunks: &mut mpsc::Receiver<Chunk>,
         standing: Option<&Standing>,
         table: &str,
-    ) -> Result<()> {
+    ) -> Result<usize> {
+        let mut count = 0;
         while let Some(chunk) = chunks.recv().await {
             let Some(store) = &self.store else { continue };
             append(store, chunk, standing, table)?;
             commit(store).await?;
+            count += 1;
         }
-        Ok(())
+        Ok(count)
     }
 }
 

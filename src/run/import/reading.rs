@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use super::input::{Form, Into, Opened};
 use crate::ingest::Bounds;
 use crate::model::batch::Decoded;
-use crate::model::reject::{Provenance, Reject, Rejected};
+use crate::model::reject::{Provenance, Reason, Reject, Rejected};
 use crate::model::series::Interner;
 use crate::model::time::EventTime;
 use crate::store::columns;
@@ -21,6 +21,7 @@ use crate::store::columns;
 pub const DONE: u64 = i64::MAX as u64;
 /// A chunk ends once it has as many samples or events, or as many refusals: about 100 MiB with all that becomes of it.
 const CHUNK_ROWS: usize = 2_000_000;
+const CHUNK_REFUSED_MAX: usize = 50_000;
 const CHUNK_REFUSED_BYTES: usize = 16 << 20;
 /// Refusals that are shown one by one.
 const COMPLAINTS_MAX: usize = 5;
@@ -118,6 +119,19 @@ pub struct Reading {
 }
 
 impl Reading {
+    /// Reads the file through and keeps nothing.
+    ///
+    /// # Errors
+    /// Where it is strict, what cannot be read.
+    pub fn check(mut self, interner: &mut Interner) -> Result<()> {
+        let (mut tally, mut decoded, mut rejected) = (Tally::default(), Decoded::default(), Vec::new());
+        while self.fill(interner, &mut decoded, &mut rejected, &mut tally)? {
+            decoded.clear();
+            rejected.clear();
+        }
+        Ok(())
+    }
+
     /// Reads the file through, and gives it to `chunks` for as long as somebody takes them.
     pub fn run(mut self, interner: &mut Interner, chunks: &mpsc::Sender<Chunk>) -> Result<Tally> {
         let (mut tally, mut decoded, mut rejected) = (Tally::default(), Decoded::default(), Vec::new());
@@ -163,7 +177,10 @@ impl Reading {
             let mut into = Into { fallback: self.fallback, bounds: self.bounds, interner, out, refused: &mut refused };
             let more = self.opened.next(&mut into)?;
             if let Some(complaint) = stopped {
-                bail!("{complaint} (hint: without --strict it goes to the table rejected, and the import goes on)");
+                bail!(
+                    "{complaint}; nothing of the file is imported (hint: without --strict it goes to the table rejected, \
+                     and the import goes on)"
+                );
             }
             let at = self.opened.position();
             if !more {
@@ -172,7 +189,16 @@ impl Reading {
             if at.is_multiple_of(SHOWN_EVERY) {
                 self.bar.set_message(format!("{} rows", HumanCount(tally.rows + out.samples.len() as u64)));
             }
-            let is_full = out.samples.len() + out.events.len() >= CHUNK_ROWS || refused_bytes >= CHUNK_REFUSED_BYTES;
+            if rejected.last().is_some_and(|last| last.why.reason == Reason::Cardinality) && interner.is_full() {
+                bail!(
+                    "there are as many series as limits.series_max allows, {} (hint: raise it; the same command goes on \
+                     from where it was)",
+                    HumanCount(interner.len() as u64)
+                );
+            }
+            let is_full = out.samples.len() + out.events.len() >= CHUNK_ROWS
+                || rejected.len() >= CHUNK_REFUSED_MAX
+                || refused_bytes >= CHUNK_REFUSED_BYTES;
             if is_full || self.cuts.iter().any(|cut| begun < *cut && *cut <= at) {
                 return Ok(true);
             }

@@ -15,8 +15,8 @@ use super::super::StoreError;
 use super::Table;
 use crate::model::time::EventTime;
 
-/// How long a file that no commit names is left alone where others write, too: theirs may be waiting for a log that is
-/// away.
+/// How long a file that no commit names is left alone where others may write, an import at least: theirs may be waiting for a
+/// log that is away.
 const STRANGERS_KEEP: Duration = Duration::from_secs(24 * 3600);
 
 /// What one vacuum deleted, or would delete.
@@ -74,7 +74,7 @@ impl Table {
             .try_collect()
             .await
             .map_err(|source| self.unread(source))?;
-        let orphans_keep = if self.shared { keep.max(STRANGERS_KEEP) } else { keep };
+        let orphans_keep = if self.alone { keep } else { keep.max(STRANGERS_KEEP) };
         let is_deletable = |file: &ObjectMeta| {
             let path = file.location.as_ref();
             match removed.get(path) {

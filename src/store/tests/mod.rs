@@ -101,7 +101,7 @@ async fn open_wrapped(
     wrap: impl FnOnce(Arc<dyn object_store::ObjectStore>) -> Arc<dyn object_store::ObjectStore>,
 ) -> Result<Store, StoreError> {
     let settings = Settings { url: folder.display().to_string(), ..Settings::default() };
-    Store::open_at(Location::parse(&settings)?.lock(None)?.wrapped(wrap), specs).await
+    Store::open_at(Location::parse(&settings)?.lock_all(None)?.wrapped(wrap), specs).await
 }
 
 /// Opens a store in a folder on a disk of its own.
