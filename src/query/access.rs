@@ -105,7 +105,7 @@ fn qualified(table: &str) -> (String, String) {
 }
 
 /// Returns whether a pattern, in which `*` stands for any letters, covers the whole of a text.
-fn is_like(pattern: &str, text: &str) -> bool {
+pub fn is_like(pattern: &str, text: &str) -> bool {
     let Some((start, rest)) = pattern.split_once('*') else { return pattern == text };
     let Some(mut text) = text.strip_prefix(start) else { return false };
     let (middle, end) = rest.rsplit_once('*').unwrap_or(("", rest));
